@@ -1,0 +1,66 @@
+"""What all tests share.
+
+`database` makes databases whose end is checked: after the test each file is closed, opened again and walked by the
+checker (I1 to I10), so that every test is a test of the file format too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import cowdb
+
+# "ci" tries the same examples each time, so that a red run is red again; "dev" goes on looking for new ones.
+hypothesis.settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=300, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+class Databases:
+    """A factory: `database(name)` opens (and creates) a database in the test's directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._opened: list[cowdb.Database] = []
+        self._paths: dict[Path, None] = {}
+
+    def __call__(self, name: str | Path = "test.cowdb", **options: object) -> cowdb.Database:
+        """Open `name` with `options`, those of `cowdb.open`; closed and checked after the test."""
+        path = self.directory / name
+        opened = cowdb.open(path, **options)
+        self._opened.append(opened)
+        self._paths[path] = None
+        return opened
+
+    def forget(self, name: str | Path = "test.cowdb") -> None:
+        """Do not check this file at the end: the test damages it on purpose."""
+        del self._paths[self.directory / name]
+
+    def finish(self) -> None:
+        """Close all, open each file again and check it."""
+        for opened in reversed(self._opened):
+            opened.close()
+        for path in self._paths:
+            if path.exists():
+                with cowdb.open(path, create=False) as again:
+                    findings = again.check()
+                assert not findings, f"{path.name}: {findings}"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Callable[..., cowdb.Database]]:
+    """Open databases; after the test they are closed, opened again and must pass the checker."""
+    databases = Databases(tmp_path)
+    yield databases
+    databases.finish()
