@@ -30,8 +30,10 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Disk", "FileDisk", "FileStorage", "Mapping", "Storage", "create_file"]
 
@@ -74,15 +76,12 @@ class Mapping(Protocol):
 
     def __len__(self) -> int:
         """Bytes that were mapped."""
-        ...
 
     def __getitem__(self, where: slice, /) -> bytes:
         """A copy of the bytes of a slice."""
-        ...
 
     def __buffer__(self, flags: int, /) -> memoryview:
         """The bytes themselves, for ``memoryview(mapping)``."""
-        ...
 
 
 class Storage(Protocol):
@@ -91,31 +90,25 @@ class Storage(Protocol):
     @property
     def path(self) -> str:
         """The absolute path that it was opened by."""
-        ...
 
     @property
     def read_only(self) -> bool:
         """Whether it refuses changes."""
-        ...
 
     def size(self) -> int:
         """The size of the file in bytes."""
-        ...
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes from `offset`: `length` of them, or fewer at the end of the file."""
-        ...
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Write all buffers, one after the other, from `offset`; the file grows if it has to.
 
         If it raises, any part may have been written.
         """
-        ...
 
     def resize(self, size: int) -> None:
         """Cut the file, or let it grow by a hole that reads as zeros."""
-        ...
 
     def reserve(self, offset: int, length: int) -> None:
         """Have real blocks behind these bytes, so that a later write cannot find the disk full.
@@ -124,7 +117,6 @@ class Storage(Protocol):
         holds does not change.  Where the file system cannot reserve, only the
         size is seen to.
         """
-        ...
 
     def flush(self) -> None:
         """Return when all that was written before the call survives a power cut.
@@ -132,26 +124,21 @@ class Storage(Protocol):
         If it raises, each byte written since the last good flush may be on disk
         or not, for good; calling again proves nothing.
         """
-        ...
 
     def map(self, length: int) -> Mapping:
         """Map the first `length` bytes, a multiple of the page size.
 
         Raises `ValueError` if it is not positive or the file is shorter.
         """
-        ...
 
     def close(self) -> None:
         """Let go of the file; mappings stay valid.  Closing twice is allowed."""
-        ...
 
     def identity(self) -> tuple[int, int]:
         """Device and inode: equal for two storages of the same file, whatever their paths."""
-        ...
 
     def is_current(self) -> bool:
         """Whether `path` still leads to this file (it may have been renamed, removed, replaced)."""
-        ...
 
 
 class Disk(Protocol):
@@ -159,11 +146,9 @@ class Disk(Protocol):
 
     def open(self, path: str, *, read_only: bool) -> Storage:
         """Open an existing file.  Raises `FileNotFoundError`."""
-        ...
 
     def create(self, path: str, mode: int) -> Storage:
         """Create an empty file, readable and writable.  Raises `FileExistsError`."""
-        ...
 
     def link(self, source: str, target: str) -> None:
         """Let `target` name the file that `source` names, in one step.
@@ -171,15 +156,12 @@ class Disk(Protocol):
         Raises `FileExistsError` if there is a `target`, which stays as it is.
         On file systems without hard links `source` may be gone afterwards.
         """
-        ...
 
     def remove(self, path: str) -> None:
         """Remove the name; the file lives on while it has another name or is open.  Raises `FileNotFoundError`."""
-        ...
 
     def flush_directory(self, path: str) -> None:
         """Return when the names in the directory that holds `path` survive a power cut."""
-        ...
 
 
 # ---------------------------------------------------------------- the real disk
@@ -349,7 +331,7 @@ def _flush_data(fd: int) -> None:
 def _flush_drive(fd: int) -> None:
     """Flush through the drive's own cache, where the system tells the two apart (macOS)."""
     if sys.platform == "darwin":
-        import fcntl
+        import fcntl  # noqa: PLC0415 - not every system has it
 
         try:
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
@@ -416,15 +398,13 @@ def _open_file(path: str, flags: int, mode: int, *, read_only: bool) -> FileStor
     # Absolute, so that `is_current` means the same after the process changed its directory.
     path = os.path.abspath(path)
     fd = os.open(path, flags, mode)
-    try:
-        kind = os.fstat(fd).st_mode
-        if not stat.S_ISREG(kind):
-            number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
-            raise OSError(number, os.strerror(number), path)
-    except BaseException:
-        os.close(fd)
-        raise
-    return FileStorage(fd, path, read_only=read_only)
+    storage = FileStorage(fd, path, read_only=read_only)
+    kind = os.fstat(fd).st_mode
+    if not stat.S_ISREG(kind):
+        storage.close()
+        number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
+        raise OSError(number, os.strerror(number), path)
+    return storage
 
 
 # ---------------------------------------------------------------- creation
