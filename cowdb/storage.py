@@ -214,6 +214,8 @@ class FileStorage:
         Python itself, unless a signal handler raises.
         """
         self._require_writable()
+        if offset < 0:  # to glibc's pwritev, -1 means the file's current position
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.path)
         batch: list[memoryview] = []
         room = WRITE_LIMIT
         for buffer in buffers:
@@ -221,8 +223,8 @@ class FileStorage:
             length = view.nbytes
             if length == 0:
                 continue
-            if view.format != "B" or view.ndim != 1:
-                view = view.cast("B")
+            if view.format != "B" or view.ndim != 1 or not view.c_contiguous:
+                view = view.cast("B")  # refuses what has gaps, with a TypeError
             if length > room or len(batch) == IOV_MAX:
                 offset = self._write_batch(offset, batch)
                 batch = []
@@ -263,6 +265,8 @@ class FileStorage:
         """Map the first `length` bytes for reading."""
         if length <= 0:
             raise ValueError(f"cannot map {length} bytes")
+        if self._fd < 0:  # mmap would take it for a wish for anonymous memory, full of zeros
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self.path)
         return mmap.mmap(self._fd, length, access=mmap.ACCESS_READ)
 
     def close(self) -> None:

@@ -162,12 +162,13 @@ class MemoryStorage:
         """Write all buffers, one after the other, from `offset`; ``ENOSPC`` beyond the disk's capacity."""
         with self.disk.lock:
             file = self._file(change=True)
+            if offset < 0:
+                raise system_error(errno.EINVAL, self.path)
             for buffer in buffers:
-                data = memoryview(buffer).cast("B").tobytes() if len(buffer) else b""
-                if not data:
+                view = memoryview(buffer)
+                if view.nbytes == 0:
                     continue
-                if offset < 0:
-                    raise system_error(errno.EINVAL, self.path)
+                data = view.cast("B").tobytes()  # refuses what has gaps, with a TypeError
                 fits = self._fitting(file, offset, len(data))
                 if fits:
                     self._store(file, offset, data[:fits])
