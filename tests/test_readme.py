@@ -18,7 +18,7 @@ def test_the_python_blocks_of_the_readme_run(tmp_path, monkeypatch):
     assert blocks
     monkeypatch.chdir(tmp_path)
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - it is our own README
+        exec(compile(block, "README.md", "exec"), {})
     assert (tmp_path / "app.cowdb").exists()
 
 
