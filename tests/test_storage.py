@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import mmap
@@ -427,10 +428,8 @@ def test_create_file_cleans_up_after_each_failure() -> None:
         disk = MemoryDisk()
         faulty = FaultyDisk(disk)
         fault = faulty.fail(errno.EIO, at=at, partial=None)
-        try:
+        with contextlib.suppress(OSError):
             create_file(faulty, "/a", b"whole", 0o600)
-        except OSError as error:
-            assert error.errno == errno.EIO
         if not fault.fired:
             break
         assert disk.paths() in ([], ["/a"]) or fault.seen == 5, "only a failing removal leaves the temporary name"
@@ -446,10 +445,8 @@ def test_create_file_killed_anywhere_leaves_nothing_or_all() -> None:
         disk = MemoryDisk()
         faulty = FaultyDisk(disk)
         fault = faulty.kill(at=at)
-        try:
+        with contextlib.suppress(SimulatedKill):
             create_file(faulty, "/a", b"whole", 0o600)
-        except SimulatedKill:
-            pass
         if not fault.fired:
             break
         assert "/a" not in disk.paths() or disk.content("/a") == b"whole"
@@ -631,6 +628,37 @@ def test_flush_calls_the_system(real: Place, monkeypatch: pytest.MonkeyPatch) ->
         called.clear()
         real.disk.flush_directory(real.path())
         assert [name for name, _ in called] == ["fsync"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "calls", "raised"),
+    [(None, ["full"], None), (errno.ENOTSUP, ["full", "fsync"], None), (errno.EIO, ["full"], errno.EIO)],
+)
+def test_flush_on_macos_goes_through_the_drive(
+    real: Place, monkeypatch: pytest.MonkeyPatch, answer: int | None, calls: list[str], raised: int | None
+) -> None:
+    """Its fsync stops at the drive's cache.  An error of the medium must not be asked about a second time."""
+    fcntl = pytest.importorskip("fcntl")
+    made = []
+
+    def full(_fd: int, command: int) -> None:
+        assert command == 51
+        made.append("full")
+        if answer is not None:
+            raise OSError(answer, os.strerror(answer))
+
+    storage = real.create()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", full)
+    monkeypatch.setattr(os, "fsync", lambda _fd: made.append("fsync"))
+    if raised is None:
+        storage.flush()
+    else:
+        with pytest.raises(OSError) as caught:
+            storage.flush()
+        assert caught.value.errno == raised
+    assert made == calls
 
 
 def test_directories_that_cannot_be_flushed_need_not(real: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -412,8 +412,8 @@ def _all_but_one(cells: Sequence[Cell], rng: random.Random) -> list[int]:
     if operations:
         missing = rng.choice(operations)
         for index, cell in enumerate(cells):
-            if any(made == missing for made, _ in cell.versions[1:]):
-                choice[index] = _up_to(cell, missing)
+            if choice[index] and cell.versions[-1][0] == missing:  # what came later hides that it is missing
+                choice[index] -= 1
     return choice
 
 
