@@ -42,6 +42,9 @@ __all__ = ["CrashDisk", "CrashStorage", "Image", "Origin"]
 _ATTEMPTS: Final = 4
 """Samples drawn for each image asked for: equal states are given once, and some strategies have few."""
 
+_Candidate = tuple[str, tuple[int, ...], dict[int, bytes]]
+"""A strategy's name, its choice, and the bytes of spoiled sectors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -204,16 +207,17 @@ class CrashDisk(MemoryDisk):
             candidates = self._every(moment)
         else:
             candidates = self._samples(moment, strategy, limit, seed, tuple(hostile))
-        seen: set[bytes] = set()
-        for name, disk in candidates:
-            digest = disk.digest()
-            if digest in seen:
+        seen: set[object] = set()
+        for name, choice, spoiled in candidates:
+            key = moment.key(choice, spoiled)
+            if key in seen:
                 continue
             number = len(seen)
             if number == limit:
                 return
-            seen.add(digest)
-            yield Image(disk, Origin(index, sector, name, number, limit, seed, strategy, tuple(hostile)))
+            seen.add(key)
+            origin = Origin(index, sector, name, number, limit, seed, strategy, tuple(hostile))
+            yield Image(moment.build(choice, spoiled), origin)
 
     def every_image(self, index: int, *, sector: int = 512, limit: int = 10_000) -> Iterator[Image]:
         """Every legal disk after a power cut behind the first `index` operations, each once.
@@ -264,17 +268,17 @@ class CrashDisk(MemoryDisk):
             return replay
 
     @staticmethod
-    def _every(moment: Moment) -> Iterator[tuple[str, MemoryDisk]]:
+    def _every(moment: Moment) -> Iterator[_Candidate]:
         for choice in moment.choices():
-            yield "every", moment.build(choice)
+            yield "every", choice, {}
 
     @staticmethod
     def _samples(
         moment: Moment, only: str | None, limit: int, seed: int, hostile: tuple[str, ...]
-    ) -> Iterator[tuple[str, MemoryDisk]]:
+    ) -> Iterator[_Candidate]:
         # A string seeds the same generator in every process, whatever its hash seed.
-        rng = random.Random(f"{seed} {moment.index} {moment.sector} {only} {hostile}")  # noqa: S311 - it must repeat, not surprise
+        rng = random.Random(f"{seed} {moment.index} {moment.sector} {only} {hostile}")  # noqa: S311 - it must repeat
         names = itertools.cycle(STRATEGIES if only is None else (only,))
         for name in itertools.islice(names, _ATTEMPTS * limit + len(STRATEGIES)):
             choice = moment.choose(name, rng)
-            yield name, moment.build(choice, moment.spoil(choice, hostile, rng))
+            yield name, choice, moment.spoil(choice, hostile, rng)

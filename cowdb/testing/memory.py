@@ -62,7 +62,7 @@ class LiveMapping(mmap.mmap):
 class MemoryFile:
     """What a name leads to: the content, and the mappings that follow it."""
 
-    def __init__(self, number: int, mode: int, content: bytes = b"") -> None:
+    def __init__(self, number: int, mode: int, content: bytes | bytearray = b"") -> None:
         self.number: Final = number
         self.mode: Final = mode
         self.cache: Final = bytearray(content)

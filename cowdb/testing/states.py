@@ -262,12 +262,14 @@ class Replay:
 
     def page_cache(self) -> MemoryDisk:
         """The disk as the next process sees it while the power is on."""
-        contents = {number: (bytes(file.cache), file.mode) for number, file in self.files.items()}
+        contents: dict[int, tuple[bytes | bytearray, int]] = {
+            number: (file.cache, file.mode) for number, file in self.files.items()
+        }
         names = {path: _number(file) for path, h in self.names.items() if (file := h.versions[-1][1]) is not None}
         return _disk(names, contents)
 
 
-def _disk(names: dict[str, int], contents: dict[int, tuple[bytes, int]]) -> MemoryDisk:
+def _disk(names: dict[str, int], contents: dict[int, tuple[bytes | bytearray, int]]) -> MemoryDisk:
     disk = MemoryDisk()
     files = {number: MemoryFile(number, contents[number][1], contents[number][0]) for number in set(names.values())}
     disk.adopt({path: files[number] for path, number in names.items()})
@@ -303,29 +305,52 @@ class Moment:
 
     def build(self, choice: Choice, hostile: dict[int, bytes] | None = None) -> MemoryDisk:
         """The disk after this choice; `hostile` gives other bytes for the cells at these indices. O(bytes)."""
+        names, sizes = self._names_and_sizes(choice)
+        contents = {file: bytearray(self.settled[file][0]) for file in sizes}
+        for file, sector, value in self._sectors(choice, sizes, hostile):
+            content = contents[file]
+            start = sector * self.sector
+            if start > len(content):
+                content.extend(bytes(start - len(content)))
+            content[start : start + self.sector] = value
+        for file, size in sizes.items():
+            del contents[file][size:]
+            contents[file].extend(bytes(size - len(contents[file])))
+        return _disk(names, {file: (content, self.settled[file][1]) for file, content in contents.items()})
+
+    def key(self, choice: Choice, hostile: dict[int, bytes] | None = None) -> tuple[object, ...]:
+        """Equal for two choices that `build` equal disks, without building them. O(cells)."""
+        names, sizes = self._names_and_sizes(choice)
+        sectors = tuple(
+            (file, sector, value[: sizes[file] - sector * self.sector])
+            for file, sector, value in self._sectors(choice, sizes, hostile)
+        )
+        return tuple(names.items()), tuple(sizes.items()), sectors
+
+    def _names_and_sizes(self, choice: Choice) -> tuple[dict[str, int], dict[int, int]]:
+        """Which file each name leads to, and the size of each file that has a name."""
         names: dict[str, int] = {}
         sizes: dict[int, int] = {}
-        contents = {number: bytearray(content) for number, (content, _) in self.settled.items()}
+        for cell, version in zip(self.cells, choice, strict=True):
+            match cell.where, cell.versions[version][1]:
+                case str() as path, int() as file:
+                    names[path] = file
+                case int() as file, int() as size:
+                    sizes[file] = size
+        linked = set(names.values())
+        return names, {file: size for file, size in sizes.items() if file in linked}
+
+    def _sectors(
+        self, choice: Choice, sizes: dict[int, int], hostile: dict[int, bytes] | None
+    ) -> Iterator[tuple[int, int, bytes]]:
+        """File, sector and bytes of the sectors in doubt that lie inside files of these sizes."""
         for index, (cell, version) in enumerate(zip(self.cells, choice, strict=True)):
-            value = cell.versions[version][1]
-            match cell.where, value:
-                case str() as path, int():
-                    names[path] = value
-                case int() as file, int():
-                    sizes[file] = value
-                case (file, sector), bytes():
-                    content = contents[file]
-                    start = sector * self.sector
-                    if start > len(content):
-                        content.extend(bytes(start - len(content)))
-                    content[start : start + self.sector] = (hostile or {}).get(index, value)
-        return _disk(
-            names,
-            {
-                number: (bytes(contents[number][: sizes[number]]).ljust(sizes[number], b"\0"), mode)
-                for number, (_, mode) in self.settled.items()
-            },
-        )
+            if isinstance(cell.where, tuple):
+                file, sector = cell.where
+                if sector * self.sector < sizes.get(file, 0):
+                    value = (hostile or {}).get(index, cell.versions[version][1])
+                    assert isinstance(value, bytes)
+                    yield file, sector, value
 
     def choose(self, strategy: str, rng: random.Random) -> tuple[int, ...]:
         """A choice by a strategy of `STRATEGIES`.  Raises `ValueError` for an unknown one."""
