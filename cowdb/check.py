@@ -1,4 +1,4 @@
-"""The checker: reads a whole file, trusts nothing, and names what is wrong.
+r"""The checker: reads a whole file, trusts nothing, and names what is wrong.
 
 It shares the layouts, the meta page and the checksum with the engine and no
 more, so a bug of the engine cannot hide itself here.  It reads through the
@@ -6,9 +6,9 @@ storage protocol alone, never through a mapping, and computes no address,
 length or count before it is bounds-checked (I10).
 
     slot 0   slot 1            both metas that decode, newest first
-       \\       |
+       \       |
         main, catalog, free    a walk from each root down: every page against
-          /  |  \\              the reference that led to it (I3, I4, I6, I7)
+          /  |  \              the reference that led to it (I3, I4, I6, I7)
         ...................    a map of the file: each page once (I5)
 
 Every rule is local.  A page is judged by its reference, its level and the two
@@ -29,9 +29,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import struct
-from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from cowdb import format as fmt
 from cowdb import meta as metas
@@ -39,6 +38,9 @@ from cowdb.checksum import crc32c
 from cowdb.findings import MAX_FINDINGS, Enough, Finding, Report
 from cowdb.pagecheck import ZEROS, Bounds, Complain, Page, check_heap, take_apart
 from cowdb.pagemap import PageMap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["MAX_FINDINGS", "Finding", "Source", "check"]
 

@@ -10,8 +10,10 @@ findings and a last one that says so, not a list as long as the file.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["MAX_FINDINGS", "Enough", "Finding", "Report"]
 

@@ -1,11 +1,11 @@
-"""One branch or leaf page, taken apart without trust.
+r"""One branch or leaf page, taken apart without trust.
 
 Whoever calls has verified the page's checksum, so its bytes are what somebody
 wrote; this module asks whether it was sense.  Nothing is used as an address
 before it is bounds-checked (I10).
 
     header | prefix | slots: head, offset, length -> | zero | <- cells | P
-             \\_________________/                       |        |
+             \_________________/                       |        |
               keys rise, lie in low <= key < high       |        cover the heap
               (I7), heads are their first bytes (I7)    zero     once, but for
                                                        (I10)     dead bytes (I10)
@@ -26,6 +26,9 @@ from typing import Final, NamedTuple
 from cowdb import format as fmt
 
 __all__ = ["Bounds", "Complain", "Page", "check_heap", "take_apart"]
+
+HEAD_SIZE: Final = 4
+"""Bytes of the key's suffix that stand in a slot."""
 
 ZEROS: Final = bytes(max(fmt.PAGE_SIZES))
 
@@ -96,11 +99,11 @@ def take_apart(raw: bytes, bounds: Bounds, complain: Complain) -> Page | None:
 
 def _first_bytes(suffixes: list[bytes], lengths: Sequence[int]) -> list[bytes]:
     """The first four bytes of each suffix, zero-padded; cut or padded only where some suffix needs it."""
-    if min(lengths) >= 4:
-        return [suffix[:4] for suffix in suffixes]
-    if max(lengths) <= 4:
-        return [suffix.ljust(4, b"\0") for suffix in suffixes]
-    return [suffix[:4].ljust(4, b"\0") for suffix in suffixes]
+    if min(lengths) >= HEAD_SIZE:
+        return [suffix[:HEAD_SIZE] for suffix in suffixes]
+    if max(lengths) <= HEAD_SIZE:
+        return [suffix.ljust(HEAD_SIZE, b"\0") for suffix in suffixes]
+    return [suffix[:HEAD_SIZE].ljust(HEAD_SIZE, b"\0") for suffix in suffixes]
 
 
 def _check_keys(prefix: bytes, suffixes: list[bytes], bounds: Bounds, complain: Complain) -> None:

@@ -41,8 +41,10 @@ EXAMPLES: list[tuple[errors.Error, type[Exception], dict[str, object], str]] = [
         errors.KeySizeError(3000, 2000),
         ValueError,
         {"size": 3000, "limit": 2000},
-        "key of 3000 bytes is too long: the limit is 2000 bytes at this page size; "
-        "store long data in the value, or choose a larger page_size for a new file",
+        (
+            "key of 3000 bytes is too long: the limit is 2000 bytes at this page size; "
+            "store long data in the value, or choose a larger page_size for a new file"
+        ),
     ),
     (errors.ReadOnlyError("no"), OSError, {}, "no"),
     (errors.ClosedError("the database is closed"), ValueError, {}, "the database is closed"),

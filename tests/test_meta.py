@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,8 @@ OFFSETS = {field.name: field.offset for field in fmt.META.fields}
 SIZES = {field.name: field.size for field in fmt.META.fields}
 
 
-def make(page_size: int = 4096, **changes: object) -> metas.Meta:
-    values: dict[str, object] = {
+def make(page_size: int = 4096, **changes: Any) -> metas.Meta:
+    values: dict[str, Any] = {
         "page_size": page_size,
         "database_id": bytes(range(16)),
         "transaction": 42,
@@ -29,7 +30,7 @@ def make(page_size: int = 4096, **changes: object) -> metas.Meta:
         "free": fmt.Descriptor(fmt.Reference(99, 42, 1, 1), 1, 0, 1, 0),
         "carried": ((2, 3, 0, 40), (98, 2, 42, 42)),
     }
-    return metas.Meta(**{**values, **changes})  # type: ignore[arg-type]
+    return metas.Meta(**{**values, **changes})
 
 
 def seal(page: bytes | bytearray) -> bytes:
@@ -77,9 +78,7 @@ def test_the_largest_numbers_come_back() -> None:
 
 
 def test_a_new_database_is_a_valid_meta() -> None:
-    meta = make(
-        transaction=0, durable=0, page_count=2, main=fmt.EMPTY_TREE, free=fmt.EMPTY_TREE, carried=()
-    )
+    meta = make(transaction=0, durable=0, page_count=2, main=fmt.EMPTY_TREE, free=fmt.EMPTY_TREE, carried=())
     assert metas.decode(metas.encode(meta, 0), 0) == meta
 
 
@@ -114,7 +113,10 @@ def test_a_page_that_was_cut_is_refused(page_size: int) -> None:
 
 def test_a_page_torn_at_any_sector_is_refused() -> None:
     """The old page and the new one, mixed at sectors, is neither."""
-    old, new = metas.encode(make(), 0), metas.encode(make(transaction=44, durable=43, carried=((50, 1, 1, 44),) * 60), 0)
+    old, new = (
+        metas.encode(make(), 0),
+        metas.encode(make(transaction=44, durable=43, carried=((50, 1, 1, 44),) * 60), 0),
+    )
     for cut in range(512, 4096, 512):
         head, tail = old[:cut] + new[cut:], new[:cut] + old[cut:]
         for torn in {head, tail} - {old, new}:
@@ -200,7 +202,7 @@ def test_unknown_optional_features_are_let_through() -> None:
     ],
 )
 def test_senseless_trees_are_refused(name: str, tree: fmt.Descriptor, reason: str) -> None:
-    refuse(metas.encode(make(**{name: tree}), 0), f"the {name} tree .*{reason}")
+    refuse(metas.encode(make(4096, **{name: tree}), 0), f"the {name} tree .*{reason}")
 
 
 @pytest.mark.parametrize(
