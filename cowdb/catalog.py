@@ -1,0 +1,58 @@
+"""The catalog: names to trees.
+
+It is a tree like the others, whose keys are names in UTF-8 and whose values are
+tree descriptors of 64 bytes.
+
+    meta --> catalog tree:  "genres" -> descriptor --> root of genres
+                            "users"  -> descriptor --> root of users
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cowdb import format as fmt
+from cowdb.errors import CorruptionError, KeySizeError
+from cowdb.meta import BadMeta, check_descriptor
+
+if TYPE_CHECKING:
+    from cowdb.meta import Meta
+    from cowdb.tree import Reader
+
+__all__ = ["find_tree", "name_key", "tree_names"]
+
+
+def name_key(name: object, limit: int) -> bytes:
+    """The key of the tree called `name`, which is a non-empty string of at most `limit` bytes in UTF-8."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a tree is a str, not {type(name).__name__}")
+    if not name:
+        raise ValueError("the name of a tree is not empty; the main tree is the transaction itself")
+    key = name.encode()
+    if len(key) > limit:
+        raise KeySizeError(len(key), limit)
+    return key
+
+
+def find_tree(catalog: Reader, name: str, meta: Meta) -> fmt.Descriptor | None:
+    """The descriptor of the tree called `name`, checked (I4, I10); None if there is none. O(log trees)."""
+    found = catalog.find(name_key(name, fmt.max_key_size(meta.page_size)))
+    if found is None:
+        return None
+    raw = catalog.value(*found)
+    if len(raw) != fmt.DESCRIPTOR_SIZE:
+        raise CorruptionError(-1, f"the catalog entry of {name!r} is no tree descriptor")
+    descriptor = fmt.unpack_descriptor(raw)
+    try:
+        check_descriptor(descriptor, repr(name), meta.transaction, meta.page_count)
+    except BadMeta as error:
+        raise CorruptionError(descriptor.root.number, str(error)) from None
+    return descriptor
+
+
+def tree_names(keys: list[bytes]) -> list[str]:
+    """Names of the catalog's keys, in their order."""
+    try:
+        return [key.decode() for key in keys]
+    except UnicodeDecodeError as error:
+        raise CorruptionError(-1, f"a tree's name is not UTF-8: {error.object!r}") from None

@@ -1,0 +1,265 @@
+"""Ordered movement: scans over a range, and a cursor that stays put.
+
+A range is half open, low <= key < high, with None for no bound; an exclusive
+low or an inclusive high is the same bound with a zero byte added, because
+k + b"\\0" is the next key after k.
+
+    low              high
+     |                |
+     [ a  b  c ] [ d  e  f ] [ g ...      forward: abc, d    reverse: d, cba
+
+A scan takes a leaf apart at a time.  In a write transaction it notices that its
+tree was changed, by the writer's version, and seeks again behind the last key
+that it gave.  So does a cursor: what it remembers is a key, and its path into
+the tree only saves time.  (LMDB fixes up all cursors at each split and merge
+instead; issues ITS 7756, 8238 and 8258 are what that costs.)
+"""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Final
+
+from cowdb.errors import ReadOnlyError
+from cowdb.path import Path
+from cowdb.tree import Reader, as_key
+from cowdb.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cowdb.page import Page
+
+__all__ = ["ITEMS", "KEYS", "VALUES", "Cursor", "after_prefix", "scan"]
+
+KEYS: Final = 0
+VALUES: Final = 1
+ITEMS: Final = 2
+
+Item = tuple[bytes, bytes]
+
+
+def after_prefix(prefix: bytes) -> bytes | None:
+    """The least key that is greater than every key with this prefix; None if there is none. O(length)."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None
+
+
+def scan(
+    tree: Reader, kind: int, low: bytes | None, high: bytes | None, *, reverse: bool = False, limit: int | None = None
+) -> Iterator[Any]:
+    """Keys, values or items of `tree` with low <= key < high, in key order or against it.
+
+    O(log n) to begin, then O(1) an entry, amortised.
+    """
+    tree.open_space()
+    if limit is not None and limit <= 0:
+        return iter(())
+    if isinstance(tree, Writer):
+        found: Iterator[Any] = _watchful(tree, low, high, reverse=reverse)
+        if kind != ITEMS:
+            found = (item[kind] for item in found)
+    else:
+        found = chain.from_iterable(_batches(tree, kind, low, high, reverse=reverse))
+    return found if limit is None else islice(found, limit)
+
+
+def _leaves(
+    tree: Reader, low: bytes | None, high: bytes | None, *, reverse: bool
+) -> Iterator[tuple[Page, int, int]]:
+    """Each leaf of the range with the indexes of its first entry and behind its last one."""
+    path = Path(tree)
+    if reverse:
+        more = path.edge(last=True) if high is None else path.seek_before(high, inclusive=False)
+        while more:
+            leaf = path.leaf
+            first = 0
+            if low is not None and leaf.key(0) < low:
+                first = leaf.lower_bound(low)
+            yield leaf, first, path.index + 1
+            more = not first and path.previous_leaf()
+        return
+    more = path.edge(last=False) if low is None else path.seek(low)
+    while more:
+        leaf = path.leaf
+        last = leaf.cells
+        if high is not None and leaf.key(last - 1) >= high:
+            yield leaf, path.index, leaf.lower_bound(high)
+            return
+        yield leaf, path.index, last
+        more = path.next_leaf()
+
+
+def _batches(
+    tree: Reader, kind: int, low: bytes | None, high: bytes | None, *, reverse: bool
+) -> Iterator[list[Any]]:
+    """The range of an unchanging tree, a list a leaf."""
+    size = tree.open_space().page_size
+    fetch = tree.fetch
+    for leaf, first, last in _leaves(tree, low, high, reverse=reverse):
+        if kind == KEYS:
+            batch: list[Any] = leaf.keys(first, last, size)
+        else:
+            batch = leaf.items(first, last, size, fetch)
+            if kind == VALUES:
+                batch = [value for _, value in batch]
+        if reverse:
+            batch.reverse()
+        yield batch
+
+
+def _watchful(tree: Writer, low: bytes | None, high: bytes | None, *, reverse: bool) -> Iterator[Item]:
+    """The range of a tree that its own transaction may change meanwhile."""
+    while True:
+        version = tree.version
+        for batch in _batches(tree, ITEMS, low, high, reverse=reverse):
+            for item in batch:
+                yield item
+                tree.open_space()
+                if tree.version != version:
+                    break
+            else:
+                continue
+            break
+        else:
+            return
+        if reverse:
+            high = item[0]
+        else:
+            low = item[0] + b"\0"
+
+
+class Cursor:
+    """A place in a tree, at an entry or beside where one was.
+
+    It is stable while its own transaction changes the tree: it stays at its
+    key, and when that key is deleted, `next` and `prev` go on from where it
+    was.  Movements return False where there is nothing, and then the cursor is
+    nowhere: `next` starts at the first entry, `prev` at the last.
+    """
+
+    __slots__ = ("_key", "_path", "_tree", "_version")
+
+    def __init__(self, tree: Reader) -> None:
+        tree.open_space()
+        self._tree = tree
+        self._key: bytes | None = None
+        self._path: Path | None = None  # leads to _key while the tree has _version
+        self._version = 0
+
+    def _now(self) -> int:
+        tree = self._tree
+        tree.open_space()
+        return tree.version if isinstance(tree, Writer) else 0
+
+    def _settle(self, path: Path, *, found: bool) -> bool:
+        if found:
+            self._path = path
+            self._version = self._now()
+            self._key = path.leaf.key(path.index)
+        else:
+            self._path = self._key = None
+        return found
+
+    def _there(self) -> Path | None:
+        """The path to the entry that the cursor is at; None if it is nowhere or its entry is gone."""
+        now = self._now()
+        if self._path is not None and self._version == now:
+            return self._path
+        self._path = None
+        if self._key is None:
+            return None
+        path = Path(self._tree)
+        if path.seek(self._key) and path.leaf.has_key(path.index, self._key):
+            self._path = path
+            self._version = now
+        return self._path
+
+    # ------------------------------------------------------------ moving
+
+    def first(self) -> bool:
+        """Go to the first entry. O(log n)."""
+        self._now()
+        path = Path(self._tree)
+        return self._settle(path, found=path.edge(last=False))
+
+    def last(self) -> bool:
+        """Go to the last entry. O(log n)."""
+        self._now()
+        path = Path(self._tree)
+        return self._settle(path, found=path.edge(last=True))
+
+    def next(self) -> bool:
+        """Go to the next entry. O(1) amortised; O(log n) after a change of the tree."""
+        path = self._there()
+        if path is not None:
+            return self._settle(path, found=path.forward())
+        if self._key is None:
+            return self.first()
+        path = Path(self._tree)
+        return self._settle(path, found=path.seek(self._key + b"\0"))
+
+    def prev(self) -> bool:
+        """Go to the previous entry. O(1) amortised; O(log n) after a change of the tree."""
+        path = self._there()
+        if path is not None:
+            return self._settle(path, found=path.backward())
+        if self._key is None:
+            return self.last()
+        path = Path(self._tree)
+        return self._settle(path, found=path.seek_before(self._key, inclusive=False))
+
+    def seek(self, key: object) -> bool:
+        """Go to the first entry whose key is >= `key`. O(log n)."""
+        self._now()
+        path = Path(self._tree)
+        return self._settle(path, found=path.seek(as_key(key)))
+
+    def seek_exact(self, key: object) -> bool:
+        """Go to the entry of `key`. O(log n)."""
+        self._now()
+        wanted = as_key(key)
+        path = Path(self._tree)
+        return self._settle(path, found=path.seek(wanted) and path.leaf.has_key(path.index, wanted))
+
+    # ------------------------------------------------------------ looking
+
+    @property
+    def item(self) -> Item | None:
+        """Key and value of the entry here; None if there is none."""
+        path = self._there()
+        return None if path is None else self._tree.entry(path)
+
+    @property
+    def key(self) -> bytes | None:
+        """The key of the entry here; None if there is none."""
+        return None if self._there() is None else self._key
+
+    @property
+    def value(self) -> bytes | None:
+        """The value of the entry here; None if there is none."""
+        item = self.item
+        return None if item is None else item[1]
+
+    # ------------------------------------------------------------ changing
+
+    def _writer(self) -> Writer:
+        if not isinstance(self._tree, Writer):
+            raise ReadOnlyError("this cursor belongs to a read transaction; use write()")
+        return self._tree
+
+    def put(self, key: object, value: object, *, overwrite: bool = True, append: bool = False) -> bool:
+        """Store an entry and go to it; False, and the cursor stays, if it is there and `overwrite` is false."""
+        stored = self._writer().put(key, value, overwrite=overwrite, append=append)
+        if stored:
+            self._key = as_key(key)
+            self._path = None
+        return stored
+
+    def delete(self) -> bool:
+        """Remove the entry here; False if there is none. `next` goes on with the one after it."""
+        writer = self._writer()
+        if self._there() is None:
+            return False
+        self._path = None
+        return writer.delete(self._key)

@@ -1,0 +1,569 @@
+"""Opening a file, and what is asked of the whole of it.
+
+`open` gives a `Database`, a handle.  All handles of one file in one process
+share a core: the pager with the mapping, the snapshots and the writer lock,
+found by device and inode, so that the same file under two names is one.
+
+    open("a.cowdb") --> Database --+
+                                   +--> core --> pager --> storage --> the file
+    open("link")    --> Database --+
+
+The core closes when the last handle does, or when the last view of a value is
+let go that was taken with `get_view`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
+
+from cowdb import format as fmt
+from cowdb import meta as meta_page
+from cowdb.backup import copy_compact, copy_whole
+from cowdb.check import Finding, check
+from cowdb.errors import ClosedError, Error, ForkedError, NotADatabaseError, ReadOnlyError
+from cowdb.locks import FileLock
+from cowdb.meta import Meta
+from cowdb.pager import Pager
+from cowdb.recovery import believe
+from cowdb.storage import Disk, FileDisk, Storage, create_file
+from cowdb.transaction import DURABILITIES, Transaction, WriteTransaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from cowdb.readers import Snapshot
+    from cowdb.stats import Stats
+
+__all__ = ["Database", "open", "open_on"]
+
+_T = TypeVar("_T")
+_registry_lock: Final = threading.RLock()
+_cores: dict[tuple[int, ...], _Core] = {}
+_forks = 0
+"""How often this process is a fork of the one that imported this module."""
+
+
+def _after_fork() -> None:
+    """In a child: its parent's cores are not its own. Their descriptors stay open, so nothing is released."""
+    global _forks, _registry_lock  # noqa: PLW0603 - a lock that the parent held would be held for ever
+    _forks += 1
+    _registry_lock = threading.RLock()  # type: ignore[misc]
+    _abandoned.extend(_cores.values())
+    _cores.clear()
+
+
+_abandoned: list[_Core] = []
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Core:
+    """What all handles of one file in this process share."""
+
+    def __init__(self, key: tuple[int, ...], storage: Storage, pager: Pager, lock: FileLock | None) -> None:
+        self.key = key
+        self.storage = storage
+        self.pager = pager
+        self.lock = lock
+        self.handles = 0
+
+    def leave(self) -> None:
+        """One handle less; the last one closes the file."""
+        with _registry_lock:
+            self.handles -= 1
+            if not self.handles:
+                # The last handle's transactions have ended; only views may still pin a snapshot.
+                self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self.handles or self.pager.gate.users():
+            return
+        if _cores.get(self.key) is self:
+            del _cores[self.key]
+            try:
+                self.pager.close()
+            finally:
+                if self.lock is not None:
+                    self.lock.close()
+
+    def pin(self, snapshot: Snapshot) -> Any:
+        """A mapping of the file that keeps `snapshot` alive as long as it is held."""
+        gate = self.pager.gate
+        mapping = self.storage.map(len(snapshot.space.data))
+        gate.again(snapshot)
+        weakref.finalize(mapping, self._unpin, snapshot).atexit = False
+        return mapping
+
+    def _unpin(self, snapshot: Snapshot) -> None:
+        """Called by the garbage collector, at any moment: it must not wait for a lock."""
+        self.pager.gate.leave(snapshot)
+        if not self.handles and _registry_lock.acquire(blocking=False):
+            try:
+                self._close_if_unused()
+            finally:
+                _registry_lock.release()
+
+
+class Database:
+    """A handle of one open file; made by `cowdb.open`, safe to use from any thread.
+
+    It pickles as path and options, and opens the file again where it is unpickled.
+    """
+
+    def __init__(self, core: _Core, path: str, options: dict[str, Any]) -> None:
+        self._core: _Core | None = core
+        self._path = path
+        self._options = options
+        self._durability: str = options["durability"]
+        self._lock_timeout: float | None = options["lock_timeout"]
+        self._read_only: bool = options["read_only"]
+        self._forks = _forks
+        self._open: weakref.WeakSet[Transaction | WriteTransaction] = weakref.WeakSet()
+        self._writing: threading.Thread | None = None
+
+    # ------------------------------------------------------------ what it is
+
+    @property
+    def path(self) -> str:
+        """The path that it was opened with, made absolute."""
+        return self._path
+
+    @property
+    def max_key_size(self) -> int:
+        """The longest key in bytes that this file takes."""
+        return fmt.max_key_size(self._pager().page_size)
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._core is None
+
+    def _live(self) -> _Core:
+        core = self._core
+        if core is None:
+            raise ClosedError(f"the database {self._path!r} is closed")
+        if self._forks != _forks:
+            raise ForkedError(
+                f"the database {self._path!r} was opened before a fork; open it again in the child process"
+            )
+        return core
+
+    def _pager(self) -> Pager:
+        return self._live().pager
+
+    # ------------------------------------------------------------ transactions
+
+    def read(self) -> Transaction:
+        """A snapshot of the newest state. It never blocks and is never blocked. O(1), no system call."""
+        core = self._live()
+        gate = core.pager.gate
+        snapshot = gate.begin()
+        transaction = Transaction(snapshot, lambda: core.pin(snapshot), lambda: gate.end(snapshot))
+        self._open.add(transaction)
+        return transaction
+
+    def write(self, *, timeout: float | None = None, durability: str | None = None) -> WriteTransaction:
+        """Begin the one write transaction that there can be; waits for the one before.
+
+        `timeout` in seconds (default: the `lock_timeout` of `open`), then
+        `LockTimeoutError`.  `durability` for this transaction alone.  Raises
+        `ReadOnlyError`, `PoisonedError`, and `Error` at once if this thread has a
+        write transaction open.
+        """
+        core = self._live()
+        if self._read_only:
+            raise ReadOnlyError(errno.EROFS, f"{self._path!r} was opened with read_only=True")
+        lazy = _is_lazy(self._durability if durability is None else durability)
+        pager = core.pager
+        pager.writer_lock.acquire(self._lock_timeout if timeout is None else timeout)
+        try:
+            draft = pager.begin()
+        except BaseException:
+            pager.writer_lock.release()
+            raise
+        snapshot = pager.gate.begin()
+        self._writing = threading.current_thread()
+
+        def end(_draft: Any) -> None:
+            self._writing = None
+            try:
+                pager.finish(draft)
+            finally:
+                pager.gate.end(snapshot)
+                pager.writer_lock.release()
+
+        transaction = WriteTransaction(
+            draft, lambda: core.pin(snapshot), lambda _draft: pager.commit(draft, lazy=lazy), end
+        )
+        self._open.add(transaction)
+        return transaction
+
+    def sync(self) -> None:
+        """Make every transaction so far durable. One flush, or none if they are."""
+        pager = self._pager()
+        if self._read_only:
+            return
+        pager.writer_lock.acquire(self._lock_timeout)
+        try:
+            pager.sync()
+        finally:
+            pager.writer_lock.release()
+
+    # ------------------------------------------------------------ one call, one transaction
+
+    def __getitem__(self, key: object) -> bytes:
+        """The value of `key` in the main tree's newest state; `KeyNotFoundError` if there is none."""
+        with self.read() as snapshot:
+            return cast("bytes", snapshot[key])
+
+    @overload
+    def get(self, key: object) -> bytes | None: ...
+    @overload
+    def get(self, key: object, default: _T) -> bytes | _T: ...
+    def get(self, key: object, default: object = None) -> object:
+        """The value of `key` in the main tree's newest state, or `default`."""
+        with self.read() as snapshot:
+            return snapshot.get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        """True if the main tree's newest state has `key`."""
+        with self.read() as snapshot:
+            return key in snapshot
+
+    def __len__(self) -> int:
+        """Number of entries of the main tree's newest state."""
+        with self.read() as snapshot:
+            return len(snapshot)
+
+    def __bool__(self) -> bool:
+        """A database is true, also an empty one."""
+        return True
+
+    __iter__ = None  # not a sequence: iterate over a transaction
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Store one entry in the main tree, in a transaction of its own."""
+        with self.write() as transaction:
+            transaction.put(key, value)
+
+    def __delitem__(self, key: object) -> None:
+        """Remove one entry from the main tree, in a transaction of its own."""
+        with self.write() as transaction:
+            del transaction[key]
+
+    # ------------------------------------------------------------ about the whole file
+
+    def stats(self) -> Stats:
+        """What copy-on-write costs and saves, counted since this process opened the file. O(named trees)."""
+        return self._pager().stats()
+
+    def info(self) -> dict[str, Any]:
+        """The facts of the file: format, sizes, transactions, trees. O(named trees)."""
+        pager = self._pager()
+        meta = pager.meta
+        stats = pager.stats()
+        with self.read() as snapshot:
+            trees = snapshot.trees()
+            entries = len(snapshot)
+        return {
+            "path": self._path,
+            "format_version": fmt.FORMAT_VERSION,
+            "page_size": meta.page_size,
+            "database_id": meta.database_id.hex(),
+            "transaction": meta.transaction,
+            "durable_transaction": stats.durable_transaction,
+            "commit_time": meta.commit_time / 1e9,
+            "page_count": meta.page_count,
+            "used_pages": stats.used_pages,
+            "free_pages": stats.free_pages,
+            "file_size": stats.file_size,
+            "max_key_size": self.max_key_size,
+            "entries": entries,
+            "trees": trees,
+            "read_only": self._read_only,
+            "durability": self._durability,
+        }
+
+    def readers(self) -> list[dict[str, Any]]:
+        """The snapshots that are in use, oldest first: process, transaction, users, age in transactions."""
+        pager = self._pager()
+        newest = pager.meta.transaction
+        return [
+            {
+                "pid": os.getpid(),
+                "transaction": snapshot.meta.transaction,
+                "users": snapshot.users,
+                "behind": newest - snapshot.meta.transaction,
+            }
+            for snapshot in pager.gate.snapshots()
+            if snapshot.users
+        ]
+
+    def check(self, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+        """Walk over the whole file, both states of it, and report every violation of I3 to I7. O(file).
+
+        Writers wait meanwhile, readers do not.  `progress` gets pages done and
+        pages in all.  An empty list says that all is well.
+        """
+        core = self._live()
+        pager = core.pager
+        if self._read_only:
+            return check(core.storage, progress=progress)
+        pager.writer_lock.acquire(self._lock_timeout)
+        try:
+            return check(core.storage, progress=progress)
+        finally:
+            pager.writer_lock.release()
+
+    def copy(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        compact: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Write the newest state to a new file at `path`, while writers go on.
+
+        `compact` writes a dense file, leaves in key order, without free pages.
+        `progress` gets pages (compact: entries) done and in all.  The file
+        appears under its name when it is whole and durable; `FileExistsError` if
+        there is one already.  O(file).
+        """
+        core = self._live()
+        gate = core.pager.gate
+        snapshot = gate.begin()
+        try:
+            target = _absolute(path)
+            if compact:
+                copy_compact(snapshot, target, progress)
+            else:
+                copy_whole(core.storage, snapshot, target, progress)
+        finally:
+            gate.end(snapshot)
+
+    # ------------------------------------------------------------ ending
+
+    def close(self) -> None:
+        """End the transactions of this handle (a writer aborts) and let the file go. Harmless when repeated.
+
+        Waits for a write transaction that another thread has open.
+        """
+        core, self._core = self._core, None
+        if core is None:
+            return
+        if self._forks != _forks:
+            return  # the parent's: nothing of it is ours to end
+        writer = self._writing
+        for transaction in list(self._open):
+            if isinstance(transaction, Transaction):
+                transaction.close()
+            elif writer is threading.current_thread() or writer is None or not writer.is_alive():
+                transaction.abort()
+        if self._writing is not None:
+            # Another thread is writing: it may finish.
+            core.pager.writer_lock.acquire(None)
+            core.pager.writer_lock.release()
+        core.leave()
+
+    def __enter__(self) -> Database:
+        """Use it as a block; it closes at the end."""
+        self._live()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_core", None) is not None:
+            with contextlib.suppress(Error, OSError):
+                self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._core is None else f"{self._durability} durability"
+        return f"<cowdb.Database {self._path!r}, {state}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as path and options."""
+        if "disk" in self._options:
+            raise TypeError("a database on a disk of its own cannot be pickled")
+        return _reopen, (self._path, {**self._options, "create": False})
+
+
+def _reopen(path: str, options: dict[str, Any]) -> Database:
+    return open(path, **options)
+
+
+# ---------------------------------------------------------------- opening
+
+
+def open(  # noqa: A001 - the natural name, used as cowdb.open
+    path: str | os.PathLike[str],
+    *,
+    read_only: bool = False,
+    create: bool = True,
+    page_size: int = fmt.DEFAULT_PAGE_SIZE,
+    durability: str = "full",
+    max_size: int | None = None,
+    mode: int = 0o600,
+    lock_timeout: float | None = None,
+    verify: bool = True,
+) -> Database:
+    """Open the database in the file `path`; make it if there is none and `create` is true.
+
+    `page_size` in bytes and `mode` are for a new file.  ``durability="full"``: a
+    commit survives a power cut; ``"lazy"``: commits do not flush, and a power cut
+    goes back to the last `sync`, never to a mix.  `max_size` in bytes bounds the
+    file.  `lock_timeout` in seconds bounds the wait for the writer lock (None:
+    wait).  ``verify=False`` leaves out the checksums of pages on first meeting.
+
+    Raises `NotADatabaseError`, `VersionError`, `CorruptionError`,
+    `LockTimeoutError` (another process has it), `ReadOnlyError`, `OSError`.
+    O(what the last commit wrote).
+    """
+    return open_on(
+        FileDisk(),
+        path,
+        read_only=read_only,
+        create=create,
+        page_size=page_size,
+        durability=durability,
+        max_size=max_size,
+        mode=mode,
+        lock_timeout=lock_timeout,
+        verify=verify,
+    )
+
+
+def open_on(
+    disk: Disk,
+    path: str | os.PathLike[str],
+    *,
+    read_only: bool = False,
+    create: bool = True,
+    page_size: int = fmt.DEFAULT_PAGE_SIZE,
+    durability: str = "full",
+    max_size: int | None = None,
+    mode: int = 0o600,
+    lock_timeout: float | None = None,
+    verify: bool = True,
+    **tuning: int,
+) -> Database:
+    """`open` on a disk of one's own, such as the fakes of `cowdb.testing`.
+
+    `tuning` sets the pager's `memory_budget` and `two_flush_limit` in bytes.
+    """
+    if page_size not in fmt.PAGE_SIZES:
+        raise ValueError(f"page_size is one of {', '.join(map(str, fmt.PAGE_SIZES))}, not {page_size!r}")
+    _is_lazy(durability)
+    if max_size is not None and max_size < 16 * page_size:
+        raise ValueError(f"max_size is at least 16 pages ({16 * page_size} bytes), not {max_size}")
+    real = isinstance(disk, FileDisk)
+    target = _absolute(path) if real else os.fspath(path)
+    options: dict[str, Any] = {
+        "read_only": read_only,
+        "create": create,
+        "page_size": page_size,
+        "durability": durability,
+        "max_size": max_size,
+        "mode": mode,
+        "lock_timeout": lock_timeout,
+        "verify": verify,
+    }
+    if not real:
+        options["disk"] = disk
+    with _registry_lock:
+        storage = _open_storage(disk, target, read_only=read_only, create=create, page_size=page_size, mode=mode)
+        try:
+            key = storage.identity() if real else (id(disk), *storage.identity())
+            core = _cores.get(key)
+            if core is not None:
+                storage.close()
+                if core.storage.read_only and not read_only:
+                    raise ReadOnlyError(
+                        errno.EROFS, f"{target!r} is open with read_only=True in this process; close that handle first"
+                    )
+            else:
+                wait = 0.0 if lock_timeout is None else lock_timeout
+                lock = FileLock(target, shared=read_only, timeout=wait) if real else None
+                try:
+                    pager = Pager(storage, believe(storage), verify=verify, max_size=max_size, **tuning)
+                except BaseException:
+                    if lock is not None:
+                        lock.close()
+                    raise
+                core = _cores[key] = _Core(key, storage, pager, lock)
+        except BaseException:
+            storage.close()
+            raise
+        core.handles += 1
+        return Database(core, target, options)
+
+
+def _is_lazy(durability: object) -> bool:
+    if durability not in DURABILITIES:
+        raise ValueError(f"durability is one of {', '.join(map(repr, DURABILITIES))}, not {durability!r}")
+    return durability == "lazy"
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    name = os.fspath(path)
+    if not isinstance(name, str):
+        raise TypeError(f"a path is a str or a PathLike of str, not {type(name).__name__}")
+    return os.path.abspath(name)
+
+
+def _open_storage(
+    disk: Disk, path: str, *, read_only: bool, create: bool, page_size: int, mode: int
+) -> Storage:
+    """The data file, made first if need be."""
+    try:
+        return disk.open(path, read_only=read_only)
+    except FileNotFoundError:
+        if read_only or not create:
+            raise FileNotFoundError(
+                errno.ENOENT, "there is no such database; leave create and read_only alone to make one", path
+            ) from None
+    except IsADirectoryError:
+        raise NotADatabaseError(path, "it is a directory; name a file inside it") from None
+    except PermissionError as error:
+        if not read_only and _readable(path):
+            raise ReadOnlyError(error.errno, f"{path!r} may be read but not written: open it with read_only=True") from None
+        raise
+    create_file(disk, path, _empty_image(page_size), mode)
+    return disk.open(path, read_only=False)
+
+
+def _readable(path: str) -> bool:
+    try:
+        return os.access(path, os.R_OK) and stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _empty_image(page_size: int) -> bytes:
+    """A new database: two meta pages of one empty, durable state."""
+    meta = Meta(
+        page_size=page_size,
+        database_id=secrets.token_bytes(16),
+        transaction=1,
+        durable=1,
+        page_count=fmt.META_PAGES,
+        commit_time=time.time_ns(),
+        main=fmt.EMPTY_TREE,
+        catalog=fmt.EMPTY_TREE,
+        free=fmt.EMPTY_TREE,
+        carried=(),
+    )
+    return meta_page.encode(meta, 0) + meta_page.encode(meta, 1)

@@ -1,0 +1,211 @@
+"""Which pages are free, and for whom.
+
+A page that transaction f frees, and that was born in transaction b, is seen by
+the snapshots s with b <= s < f and by no other.  It may be used again when no
+live snapshot lies in [birth, freed) (I2); once that is so it stays so, because
+new snapshots are never older than f.
+
+    transaction   1  2  3  4  5  6  7  8
+    page          .  [born        freed)      may be reused in 8: a reader at 7
+    readers          .              7  8      or at 1 cannot see it, one at 4 can
+
+So a long reader pins only what it can see, not everything freed after it.
+
+In memory a run is either *ready* (by address, to coalesce and to prefer low
+addresses, and by length, for best fit) or *held* by one live snapshot, its
+blocker.  On disk the young runs lie in the meta page (the carry list) and the
+bulk in the free tree, whose records are read back oldest first, and only when
+the ready runs are used up.  Nothing here costs more for a longer free list.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sortedcontainers import SortedDict, SortedList
+
+from cowdb.errors import CorruptionError
+from cowdb.meta import CarriedRun
+
+__all__ = ["FreeList", "Run"]
+
+Run = tuple[int, int]
+"""A run of ready pages: start, length."""
+
+_KNOWN: Final = 0
+"""Birth and freed of a run that every snapshot lets go."""
+
+
+class FreeList:
+    """The free runs that are in memory; see the module's text.
+
+    `live` is always the sorted sequence of live snapshots (P6).
+    """
+
+    def __init__(self) -> None:
+        self._lengths: SortedDict[int, int] = SortedDict()  # start -> length of the ready runs
+        self._by_length: SortedList[Run] = SortedList()  # (length, start) of the same
+        self._held: dict[int, list[CarriedRun]] = {}  # blocker -> runs
+        self.held_runs = 0
+        self.ready_pages = 0
+        self.held_pages = 0
+
+    def __len__(self) -> int:
+        """Number of runs, ready and held."""
+        return len(self._lengths) + self.held_runs
+
+    # ------------------------------------------------------------ giving back
+
+    def add(self, run: CarriedRun, live: Sequence[int]) -> None:
+        """Take in a run that was freed: ready if no live snapshot sees it. O(log n)."""
+        start, length, birth, freed = run
+        place = bisect_left(live, birth)
+        if place == len(live) or live[place] >= freed:
+            self._add_ready(start, length)
+        else:
+            # The oldest blocker is the one that is likely to stay longest.
+            self._held.setdefault(live[place], []).append(run)
+            self.held_runs += 1
+            self.held_pages += length
+
+    def settle(self, live: Sequence[int]) -> None:
+        """Look again at the runs whose blocker is gone. O(those runs)."""
+        for blocker in [blocker for blocker in self._held if blocker not in live]:
+            for run in self._held.pop(blocker):
+                self.held_runs -= 1
+                self.held_pages -= run[1]
+                self.add(run, live)
+
+    def blockers(self) -> set[int]:
+        """The snapshots that hold runs back."""
+        return set(self._held)
+
+    def _add_ready(self, start: int, length: int) -> None:
+        """Add a ready run and join it with its neighbours."""
+        lengths = self._lengths
+        self.ready_pages += length
+        place = lengths.bisect_left(start)
+        if place < len(lengths):
+            after, after_length = lengths.peekitem(place)
+            if start + length > after:
+                raise CorruptionError(after, "the free list names it twice (I5)")
+            if start + length == after:
+                self._forget(after, after_length)
+                length += after_length
+        if place:
+            before, before_length = lengths.peekitem(place - 1)
+            if before + before_length > start:
+                raise CorruptionError(start, "the free list names it twice (I5)")
+            if before + before_length == start:
+                self._forget(before, before_length)
+                start = before
+                length += before_length
+        lengths[start] = length
+        self._by_length.add((length, start))
+
+    def _forget(self, start: int, length: int) -> None:
+        del self._lengths[start]
+        self._by_length.remove((length, start))
+
+    # ------------------------------------------------------------ taking
+
+    def take(self, pages: int) -> list[Run]:
+        """Up to `pages` ready pages from the lowest addresses, as runs. O(runs taken · log n)."""
+        taken: list[Run] = []
+        while pages and self._lengths:
+            start, length = self._lengths.peekitem(0)
+            self._forget(start, length)
+            part = min(length, pages)
+            if part < length:
+                self._lengths[start + part] = length - part
+                self._by_length.add((length - part, start + part))
+            taken.append((start, part))
+            pages -= part
+            self.ready_pages -= part
+        return taken
+
+    def take_run(self, pages: int) -> int | None:
+        """The start of a ready run of `pages` pages, best fit; None if there is none. O(log n)."""
+        place = self._by_length.bisect_left((pages, 0))
+        if place == len(self._by_length):
+            return None
+        length, start = self._by_length[place]
+        self._forget(start, length)
+        if length > pages:
+            self._lengths[start + pages] = length - pages
+            self._by_length.add((length - pages, start + pages))
+        self.ready_pages -= pages
+        return int(start)
+
+    def take_tail(self, page_count: int) -> int:
+        """Cut the ready run that ends at `page_count` off; the new page count. O(log n)."""
+        if self._lengths:
+            start, length = self._lengths.peekitem(-1)
+            if start + length == page_count:
+                self._forget(start, length)
+                self.ready_pages -= length
+                return int(start)
+        return page_count
+
+    def tail_pages(self, page_count: int) -> int:
+        """Ready pages right before `page_count`. O(1)."""
+        if self._lengths:
+            start, length = self._lengths.peekitem(-1)
+            if start + length == page_count:
+                return int(length)
+        return 0
+
+    # ------------------------------------------------------------ saving
+
+    def runs(self) -> list[CarriedRun]:
+        """Every run, for the carry list. O(n)."""
+        found: list[CarriedRun] = [(start, length, _KNOWN, _KNOWN) for start, length in self._lengths.items()]
+        for runs in self._held.values():
+            found += runs
+        return found
+
+    def spill(self, keep: int) -> list[CarriedRun]:
+        """Take all but about `keep` runs out, to be moved to the free tree. O(n).
+
+        What stays: half of `keep` are ready runs, low addresses first; the rest
+        is the young end of the held runs.
+        """
+        ready = [(start, length, _KNOWN, _KNOWN) for start, length in self._lengths.items()]
+        held = [run for runs in self._held.values() for run in runs]
+        held.sort(key=_freed)
+        stays = min(len(ready), max(keep // 2, keep - len(held)))
+        moved = ready[stays:]
+        for start, length, _, _ in moved:
+            self._forget(start, length)
+            self.ready_pages -= length
+        oldest = max(0, len(held) - (keep - stays))
+        gone = set(held[:oldest])
+        if gone:
+            for blocker in list(self._held):
+                rest = [run for run in self._held[blocker] if run not in gone]
+                if rest:
+                    self._held[blocker] = rest
+                else:
+                    del self._held[blocker]
+            self.held_runs -= oldest
+            self.held_pages -= sum(run[1] for run in gone)
+        return held[:oldest] + moved
+
+
+def _freed(run: CarriedRun) -> int:
+    return run[3]
+
+
+def coalesce(runs: Iterable[tuple[int, int, int]], freed: int) -> list[CarriedRun]:
+    """Runs (start, length, birth) freed by one transaction, neighbours of the same birth joined. O(n log n)."""
+    joined: list[CarriedRun] = []
+    for start, length, birth in sorted(runs):
+        if joined:
+            last_start, last_length, last_birth, _ = joined[-1]
+            if last_start + last_length == start and last_birth == birth:
+                joined[-1] = (last_start, last_length + length, birth, freed)
+                continue
+        joined.append((start, length, birth, freed))
+    return joined

@@ -1,0 +1,706 @@
+"""The pages of a transaction, and the commit that makes them the state.
+
+A `Draft` holds what one write transaction has changed, all of it in memory.
+`Pager.commit` turns it into the next state with one flush.  Its eight steps are
+numbered in the code as they are here:
+
+    1  finish the trees: descriptors into the catalog
+    2  update the free list: numbers for the dirty pages, old runs to the free tree
+    3  seal: number, birth and checksum into every dirty page, children first
+    4  extend the file if needed
+    5  write the dirty pages, neighbours together
+    6  write the meta page into the slot that does not hold the newest durable meta
+    7  flush
+    8  publish
+
+Until step 6 nothing that any state refers to has changed (I1): a crash or an
+error leaves the old state.  From step 6 on the new state may be found by a
+recovery, which believes it only if all of it is there.  So one flush is enough,
+and a caller is told "committed" only after it (I9).
+
+    slots      [ 41 ] [ 40 ]     commit 42      [ 41 ] [ 42 ]     commit 43 ...
+    durable D    ^               -- flush -->            ^ D
+
+With ``durability="lazy"`` step 7 is left out.  Every lazy meta goes to the slot
+that is not D's (I8), so the last durable state survives any crash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import itertools
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from cowdb import format as fmt
+from cowdb import meta as meta_page
+from cowdb.catalog import name_key
+from cowdb.errors import CorruptionError, Error, FullError, PoisonedError, ReadOnlyError
+from cowdb.freelist import FreeList, coalesce
+from cowdb.locks import SharedWords, WriterLock
+from cowdb.path import Path
+from cowdb.readers import Gate
+from cowdb.recovery import Believed, reassert
+from cowdb.space import BIRTH_MASK, Space
+from cowdb.stats import Stats
+from cowdb.tree import Reader
+from cowdb.writer import Changes, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cowdb.freelist import Run
+    from cowdb.meta import CarriedRun, Meta
+    from cowdb.storage import Storage
+
+__all__ = ["Draft", "Pager"]
+
+GROWTH_LIMIT: Final = 1 << 30
+"""The file grows by at most this many bytes more than it needs."""
+
+LEAST_GROWTH: Final = 8
+"""... and by at least this many pages."""
+
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_RECORDS_EXAMINED: Final = 16
+_NOT_COMMITTED: Final = "the transaction was not committed"
+_UNKNOWN: Final = "whether the newest transaction holds is unknown until the database is closed and opened again"
+_PATH_ROOM: Final = 16
+"""Runs of the carry list that stay empty for the pages that saving the free list itself frees."""
+
+
+class Draft:
+    """What one write transaction has changed so far: a writer for each tree that it has touched."""
+
+    def __init__(self, pager: Pager, meta: Meta, space: Space) -> None:
+        self.meta = meta
+        self.changes = Changes(pager.next_transaction, pager.memory_budget, self.spill)
+        self.main = Writer(space, meta.main, self.changes)
+        self.catalog = Writer(space, meta.catalog, self.changes)
+        self.free = Writer(space, meta.free, self.changes)
+        self.named: dict[str, Writer] = {}
+        self.writer_type: type[Writer] = Writer
+        self.page_count = meta.page_count
+        self.allotted = False  # numbers were given out, so an abort must take them back
+        self.written = 0  # pages written early, to keep within the memory budget
+        self._pager = pager
+
+    def writers(self) -> list[Writer]:
+        """Every tree's writer; the catalog after the named trees, the free tree last."""
+        return [self.main, *self.named.values(), self.catalog, self.free]
+
+    def spill(self) -> None:
+        """Write all dirty pages early, because they fill the memory budget."""
+        self._pager.spill(self)
+
+    def named_writer(self, name: str, descriptor: fmt.Descriptor) -> Writer:
+        """The writer of a named tree."""
+        writer = self.named.get(name)
+        if writer is None:
+            writer = self.named[name] = self.writer_type(self.main.open_space(), descriptor, self.changes)
+        return writer
+
+    def close(self) -> None:
+        """End it: every tree of it refuses from now on."""
+        for writer in self.writers():
+            writer.close()
+
+
+class Pager:
+    """One open data file: its state, its free list, its commits.
+
+    Reading goes through `gate`; everything that writes is called with the
+    writer lock held.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        state: Believed,
+        *,
+        verify: bool = True,
+        max_size: int | None = None,
+        memory_budget: int = 256 << 20,
+        two_flush_limit: int = 64 << 20,
+    ) -> None:
+        self.storage = storage
+        self.page_size = state.meta.page_size
+        self.memory_budget = memory_budget
+        self.two_flush_limit = two_flush_limit
+        self.max_pages = None if max_size is None else max_size // self.page_size
+        self.words = SharedWords()
+        self.writer_lock = WriterLock()
+        self.failpoint: Callable[[str], None] = _no_failpoint
+        self._verify = verify
+        self._state = state
+        self._file_pages = storage.size() // self.page_size
+        space = Space(storage.map(max(1, self._file_pages) * self.page_size), self.page_size, verify=verify)
+        self.gate = Gate(state.meta, space)
+        self.next_transaction = _next_id(state.meta.transaction)
+        self._free: FreeList | None = None
+        self._scanned = b""  # key of the last free tree record that was looked at in vain
+        self._scan_blockers: set[int] = set()
+        self._durable_pages = state.meta.page_count
+        self._unsynced = 0
+        self._poison: str | None = None
+        self._commits = self._pages_written = self._bytes_written = self._flushes = 0
+        self._copied = self._operations = 0
+        self._last_pages = self._last_flushes = 0
+        self._ratios: deque[float] = deque(maxlen=64)
+
+    # ------------------------------------------------------------ the states that count
+
+    @property
+    def meta(self) -> Meta:
+        """The newest published state."""
+        return self.gate.current.meta
+
+    def live(self) -> list[int]:
+        """Transactions that a freed page must wait for, ascending: readers, the published one, D (P6)."""
+        live = {snapshot.meta.transaction for snapshot in self.gate.snapshots()}
+        if self.words.durable is not None:
+            live.add(self.words.durable[0])
+        return sorted(live)
+
+    # ------------------------------------------------------------ begin and end of a write
+
+    def begin(self) -> Draft:
+        """A draft of the next transaction. The caller holds the writer lock.
+
+        The first one after opening re-asserts the state of the file (P3).
+        """
+        if self.storage.read_only:
+            raise ReadOnlyError(errno.EROFS, "the database was opened read-only")
+        self._refuse_if_poisoned()
+        if self.words.durable is None:
+            self._reassert()
+        if self._free is None:
+            self._load_free_list()
+        snapshot = self.gate.current
+        self.words.busy = True
+        return Draft(self, snapshot.meta, snapshot.space)
+
+    def finish(self, draft: Draft) -> None:
+        """The end of a draft, committed or not: what it allotted and did not commit is free again."""
+        if draft.allotted:
+            self._free = None
+            self.next_transaction = _next_id(draft.changes.birth)
+        draft.close()
+        if self._poison is None:
+            self.words.busy = False
+
+    def _refuse_if_poisoned(self) -> None:
+        if self._poison is not None:
+            raise PoisonedError(
+                errno.EIO, f"writing has stopped because {self._poison}; close the database and open it again"
+            )
+
+    def _reassert(self) -> None:
+        state = self._state
+        try:
+            reassert(self.storage, state)
+        except CorruptionError:
+            raise
+        except OSError as error:
+            self._fail("re-asserting the state of the file", error)
+        self._flushes += 1
+        self.words.durable = (state.meta.transaction, state.slot)
+        self._durable_pages = state.meta.page_count
+
+    def _load_free_list(self) -> None:
+        """The free list as the newest meta carries it. O(carried runs)."""
+        free = FreeList()
+        live = self.live()
+        for run in self.meta.carried:
+            free.add(run, live)
+        self._free = free
+        self._scanned = b""
+        self._scan_blockers = set()
+
+    # ------------------------------------------------------------ commit
+
+    def commit(self, draft: Draft, *, lazy: bool) -> None:
+        """Make `draft` the state of the database; see the recipe at the top of the module.
+
+        Raises `FullError` (not committed), or `OSError` with the state unknown
+        until the file is opened again; then the writer is poisoned.
+        """
+        self._refuse_if_poisoned()
+        changes = draft.changes
+        if changes.torn:
+            raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
+        if not any(writer.changed for writer in draft.writers()):
+            return
+        free = self._free
+        durable = self.words.durable
+        assert free is not None
+        assert durable is not None
+        transaction = changes.birth
+        snapshot = self.gate.current
+
+        # 1. Finish the trees: descriptors into the catalog (blank until their roots are sealed).
+        for name, tree in draft.named.items():
+            if tree.changed:
+                draft.catalog.put(name_key(name, draft.catalog.key_limit), bytes(fmt.DESCRIPTOR_SIZE))
+
+        # 2. Update the free list: numbers for the dirty pages, then old runs to the free tree.
+        live = self.live()
+        free.settle(live)
+        self._release(draft, live)
+        numbers, runs = self._allot(draft, draft.writers()[:-1], live)
+        self._save_free_list(draft, live)
+        more, _ = self._allot(draft, [draft.free], live, fetch=False)
+        draft.page_count = free.take_tail(draft.page_count)
+
+        # 3. Seal: number, birth and checksum into every dirty page, children before parents.
+        sealed: list[tuple[int, list[Any]]] = []
+        emit = _collector(sealed)
+        place = _placer(runs)
+        main = draft.main.seal(numbers, place, emit)
+        for name, tree in draft.named.items():
+            if tree.changed:
+                _set_descriptor(draft.catalog, name, tree.seal(numbers, place, emit))
+        catalog = draft.catalog.seal(numbers, place, emit)
+        free_tree = draft.free.seal(more, place, emit)
+        written = sum(len(buffer) for _, buffers in sealed for buffer in buffers)
+        two_flushes = not lazy and self._unsynced + written > self.two_flush_limit
+        meta = dataclasses.replace(
+            draft.meta,
+            transaction=transaction,
+            durable=transaction if two_flushes else durable[0],
+            page_count=draft.page_count,
+            commit_time=time.time_ns(),
+            main=main,
+            catalog=catalog,
+            free=free_tree,
+            carried=tuple(free.runs()),
+        )
+        slot = 1 - durable[1]
+        raw = meta_page.encode(meta, slot)
+
+        # 4. Extend the file if needed.
+        space = snapshot.space
+        self.failpoint("extend")
+        self._extend(draft, draft.page_count)
+        if draft.page_count > space.pages:
+            try:
+                space = self._map(space)
+            except OSError as error:
+                self._not_committed("mapping the file", error)
+
+        # 5. Write the dirty pages, neighbours together.
+        self.failpoint("write pages")
+        self._write_pages(sealed)
+        flushes = 0
+        if two_flushes:
+            # From here on the state before is durable too (P4), and its slot is not to be written.
+            self.failpoint("first flush")
+            self._flush()
+            flushes = 1
+            self._durable_pages = snapshot.meta.page_count
+            if snapshot.meta.transaction > durable[0]:
+                self.words.durable = durable = (snapshot.meta.transaction, slot)
+                slot = 1 - slot
+                raw = meta_page.encode(meta, slot)
+
+        # 6. Write the meta page into the slot that does not hold the newest durable meta (I8).
+        self.failpoint("write meta")
+        self._write_meta(slot, raw)
+
+        # 7. Flush.
+        if not lazy:
+            self.failpoint("flush")
+            self._flush()
+            flushes += 1
+            self.words.durable = (transaction, slot)
+            self._durable_pages = meta.page_count
+
+        # 8. Publish.
+        self.failpoint("publish")
+        draft.allotted = False
+        self.next_transaction = _next_id(transaction)
+        self.gate.publish(meta, space)
+        self._unsynced = self._unsynced + written if lazy else 0
+        self._count(draft, written, flushes)
+        if not lazy:
+            self._cut_file()
+
+    def _release(self, draft: Draft, live: list[int]) -> None:
+        """Take what the draft has freed so far into the free list. Its own state never sees those pages (I2)."""
+        assert self._free is not None
+        transaction = draft.changes.birth
+        for run in coalesce(draft.changes.freed, transaction):
+            self._free.add(run, live)
+        draft.changes.freed.clear()
+        draft.allotted = True
+
+    def _allot(
+        self, draft: Draft, writers: list[Writer], live: list[int], *, fetch: bool = True
+    ) -> tuple[Iterator[int], dict[int, list[int]]]:
+        """Numbers for every dirty page of `writers`, ascending, and starts of overflow runs by length."""
+        assert self._free is not None
+        draft.allotted = True
+        single = 0
+        lengths: list[int] = []
+        for writer in writers:
+            pages, runs = writer.dirty_pages()
+            single += pages
+            lengths += runs
+        if fetch:
+            # Reading records dirties pages of the free tree only, which are counted later.
+            self._fetch(draft, single + sum(lengths), live)
+        placed: dict[int, list[int]] = {}
+        for length in sorted(lengths, reverse=True):
+            start = self._free.take_run(length)
+            if start is None:
+                start = self._beyond(draft, length)
+            placed.setdefault(length, []).append(start)
+        taken: list[Run] = self._free.take(single)
+        short = single - sum(length for _, length in taken)
+        if short:
+            taken.append((self._beyond(draft, short), short))
+        numbers = itertools.chain.from_iterable(range(start, start + length) for start, length in taken)
+        return numbers, placed
+
+    def _beyond(self, draft: Draft, pages: int) -> int:
+        """`pages` new pages at the end of what the file holds; `FullError` past `max_size`."""
+        start = draft.page_count
+        if self.max_pages is not None and start + pages > self.max_pages:
+            raise FullError(
+                errno.ENOSPC,
+                f"the database would need {start + pages} pages, and max_size allows {self.max_pages}; "
+                "delete something, or open it with a larger max_size",
+            )
+        draft.page_count = start + pages
+        return start
+
+    # ------------------------------------------------------------ the free tree
+
+    def _fetch(self, draft: Draft, wanted: int, live: list[int]) -> None:
+        """Read records of the free tree, oldest first, until `wanted` pages are ready.
+
+        Looks at a bounded number of records: a commit never pays for the length
+        of the free list.  Where the last search ended the next one goes on,
+        until a snapshot that held something back has ended.
+        """
+        free = self._free
+        assert free is not None
+        if free.ready_pages >= wanted or not draft.free.depth:
+            return
+        if not self._scan_blockers <= set(live):
+            self._scanned = b""
+            self._scan_blockers = set()
+        budget = _RECORDS_EXAMINED + (wanted - free.ready_pages) // 8
+        path = Path(draft.free)
+        while free.ready_pages < wanted and budget and path.seek(self._scanned + b"\0" if self._scanned else b""):
+            budget -= 1
+            key, value = draft.free.entry(path)
+            runs = self._decode_record(key, value)
+            blockers = {blocker for run in runs if (blocker := _blocker(run, live)) is not None}
+            if len(blockers) and all(_blocker(run, live) is not None for run in runs):
+                self._scanned = key
+                self._scan_blockers |= blockers
+                continue
+            draft.free.delete(key)
+            for run in runs:
+                free.add(run, live)
+
+    def _decode_record(self, key: bytes, value: bytes) -> list[CarriedRun]:
+        """The runs of a free tree record, each field checked before it is used (I10)."""
+        count = len(value) // fmt.FREE_RUN.size
+        flat = fmt.runs_struct(count).unpack_from(value)
+        runs = list(zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True))
+        page_count = self.meta.page_count
+        for start, length, birth, freed in runs:
+            sound = fmt.FIRST_DATA_PAGE <= start < page_count and 1 <= length <= page_count - start and birth <= freed
+            if not sound or freed > self.meta.transaction:
+                raise CorruptionError(start, f"free tree record {key.hex()} names no sensible run")
+        return runs
+
+    def _save_free_list(self, draft: Draft, live: list[int]) -> None:
+        """If the carry list would overflow, move its older part to the free tree in one go.
+
+        Records are appended at the right end, so this copies one path.  What it
+        copies joins the carry list, of which half is empty then: no loop.
+        """
+        free = self._free
+        assert free is not None
+        capacity = fmt.carry_capacity(self.page_size)
+        self._release(draft, live)
+        if len(free) <= capacity - _PATH_ROOM:
+            return
+        per_record = fmt.runs_per_record(self.page_size)
+        moved = free.spill(capacity // 2)
+        for chunk, first in enumerate(range(0, len(moved), per_record)):
+            part = moved[first : first + per_record]
+            flat = [number for run in part for number in run]
+            key = fmt.FREE_KEY_STRUCT.pack(draft.changes.birth, chunk)
+            draft.free.put(key, fmt.runs_struct(len(part)).pack(*flat), append=True)
+        self._release(draft, live)
+
+    # ------------------------------------------------------------ the file
+
+    def _extend(self, draft: Draft, page_count: int) -> None:
+        """Make the file hold `page_count` pages. It grows geometrically; the new part is sparse."""
+        if page_count <= self._file_pages:
+            return
+        step = max(LEAST_GROWTH, min(self._file_pages // 8, GROWTH_LIMIT // self.page_size))
+        pages = max(page_count, self._file_pages + step)
+        if self.max_pages is not None:
+            pages = max(page_count, min(pages, self.max_pages))
+        try:
+            self.storage.resize(pages * self.page_size)
+        except OSError as error:
+            self._not_committed("extending the file", error)
+        except BaseException as error:
+            self._fail("extending the file", error)
+        self._file_pages = pages
+
+    def _map(self, before: Space) -> Space:
+        """A mapping of the whole file as it is now."""
+        size = self._file_pages * self.page_size
+        return Space(self.storage.map(size), self.page_size, verify=self._verify, before=before)
+
+    def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> None:
+        """Write sealed pages, neighbours in one call."""
+        sealed.sort(key=_number)
+        size = self.page_size
+        try:
+            offset = end = -1
+            buffers: list[Any] = []
+            for number, parts in sealed:
+                if number * size != end:
+                    if buffers:
+                        self.storage.write(offset, buffers)
+                    offset = end = number * size
+                    buffers = []
+                buffers += parts
+                end += sum(map(len, parts))
+            if buffers:
+                self.storage.write(offset, buffers)
+        except OSError as error:
+            self._not_committed("writing pages", error)
+        except BaseException as error:
+            self._fail("writing pages", error)
+
+    def _write_meta(self, slot: int, raw: bytes) -> None:
+        try:
+            self.storage.write(slot * self.page_size, [raw])
+        except BaseException as error:
+            self._fail("writing the meta page", error, _UNKNOWN)
+
+    def _flush(self) -> None:
+        """Flush, once: a flush that failed is never retried, for the next one may lie."""
+        try:
+            self.storage.flush()
+        except BaseException as error:
+            self._fail("flushing", error, _UNKNOWN)
+        self._flushes += 1
+
+    def _not_committed(self, what: str, error: OSError) -> NoReturn:
+        """A failure before step 6: nothing is lost. Lack of room passes; anything else poisons the writer."""
+        if error.errno in _NO_ROOM:
+            raise FullError(
+                error.errno, f"no room for {what} ({error.strerror}); the transaction was not committed, nothing is lost"
+            ) from error
+        self._fail(what, error)
+
+    def _fail(self, what: str, error: BaseException, state: str = _NOT_COMMITTED) -> NoReturn:
+        """Poison the writer and say so. BUSY stays set (P2)."""
+        self._poison = f"{what} failed ({error})"
+        if isinstance(error, OSError):
+            raise PoisonedError(error.errno, f"{self._poison}; {state}; reading goes on, writing has stopped") from error
+        raise error
+
+    def _cut_file(self) -> None:
+        """Give free space at the file's end back, when it is a good part of the file.
+
+        Never below what a live snapshot may use: each is bounded by its own page count.
+        """
+        snapshots = self.gate.snapshots()
+        wanted = max(self._durable_pages, *(snapshot.meta.page_count for snapshot in snapshots))
+        wanted += max(LEAST_GROWTH, wanted // 8)
+        if self._file_pages > wanted + max(64, wanted // 2):
+            self._cut_to(wanted)
+
+    def _cut_to(self, pages: int) -> None:
+        try:
+            for snapshot in self.gate.snapshots():
+                snapshot.space.cut(pages)
+            self.storage.resize(pages * self.page_size)
+        except OSError:
+            return  # only space is lost; the next cut tries again
+        self._file_pages = pages
+
+    def spill(self, draft: Draft) -> None:
+        """Write the dirty pages of `draft` early; its trees go on from the written pages."""
+        assert self._free is not None
+        changes = draft.changes
+        changes.torn = True
+        live = self.live()
+        own = [run for run in changes.freed if run[2] == changes.birth]
+        changes.freed = [run for run in changes.freed if run[2] != changes.birth]
+        draft.allotted = True
+        for run in coalesce(own, changes.birth):
+            self._free.add(run, live)
+        writers = draft.writers()[:-1]
+        numbers, runs = self._allot(draft, writers, live, fetch=False)
+        sealed: list[tuple[int, list[Any]]] = []
+        place = _placer(runs)
+        for writer in writers:
+            writer.seal(numbers, place, _collector(sealed))
+        self._extend(draft, draft.page_count)
+        self._write_pages(sealed)
+        draft.written += len(sealed)
+        space = draft.main.open_space()
+        if draft.page_count > space.pages:
+            space = self._map(space)
+            for writer in draft.writers():
+                writer.space = space
+        changes.dirty = 0
+        changes.torn = False
+
+    # ------------------------------------------------------------ sync and close
+
+    def sync(self) -> None:
+        """Make everything that was committed so far durable (P8: with the writer lock held)."""
+        if self.storage.read_only:
+            return
+        self._refuse_if_poisoned()
+        durable = self.words.durable
+        if durable is None:
+            self._reassert()
+            return
+        meta = self.meta
+        if meta.transaction == durable[0]:
+            return
+        self.words.busy = True
+        self._flush()
+        self.words.durable = (meta.transaction, 1 - durable[1])
+        self.words.busy = False
+        self._durable_pages = meta.page_count
+        self._unsynced = 0
+        self._cut_file()
+
+    def close(self) -> None:
+        """End cleanly and close the file."""
+        try:
+            self.settle()
+        finally:
+            self.storage.close()
+
+    def settle(self) -> None:
+        """Sync, cut the tail, and write a meta whose `durable` is its own transaction: opening it verifies nothing.
+
+        Nothing to do for a reader, a poisoned writer, or one that never wrote.
+        """
+        if self._poison is not None or self.storage.read_only or self.words.durable is None:
+            return
+        self.sync()
+        durable = self.words.durable
+        meta = self.meta
+        if meta.durable == meta.transaction:
+            return
+        pages = max(meta.page_count, *(snapshot.meta.page_count for snapshot in self.gate.snapshots()))
+        if pages < self._file_pages:
+            self._cut_to(pages)
+        slot = 1 - durable[1]
+        clean = dataclasses.replace(meta, durable=meta.transaction)
+        self._write_meta(slot, meta_page.encode(clean, slot))
+        self._flush()
+
+    # ------------------------------------------------------------ counting
+
+    def _count(self, draft: Draft, written: int, flushes: int) -> None:
+        pages = written // self.page_size + draft.written + 1
+        self._commits += 1
+        self._pages_written += pages
+        self._bytes_written += pages * self.page_size
+        self._copied += draft.changes.copied
+        self._operations += draft.changes.operations
+        self._last_pages = pages
+        self._last_flushes = flushes
+        self._ratios.append(pages / max(1, draft.page_count))
+
+    def stats(self) -> Stats:
+        """The counters now. O(named trees)."""
+        snapshot = self.gate.begin()
+        try:
+            meta = snapshot.meta
+            trees = [meta.main, meta.catalog, meta.free]
+            catalog = Reader(snapshot.space, meta.catalog)
+            path = Path(catalog)
+            more = path.edge(last=False)
+            while more:
+                trees.append(fmt.unpack_descriptor(catalog.entry(path)[1]))
+                more = path.forward()
+        finally:
+            self.gate.end(snapshot)
+        used = sum(tree.branch_pages + tree.leaf_pages + tree.overflow_pages for tree in trees)
+        live = self.live()
+        durable = self.words.durable
+        return Stats(
+            page_size=self.page_size,
+            transaction=meta.transaction,
+            durable_transaction=durable[0] if durable else meta.durable,
+            commits=self._commits,
+            pages_written=self._pages_written,
+            bytes_written=self._bytes_written,
+            flushes=self._flushes,
+            pages_copied=self._copied,
+            operations=self._operations,
+            pages_written_last_commit=self._last_pages,
+            flushes_last_commit=self._last_flushes,
+            dirty_ratios=tuple(self._ratios),
+            page_count=meta.page_count,
+            used_pages=used,
+            free_pages=meta.page_count - fmt.META_PAGES - used,
+            pinned_pages=sum(run[1] for run in meta.carried if _blocker(run, live) is not None),
+            carried_pages=sum(run[1] for run in meta.carried),
+            carried_runs=len(meta.carried),
+            shared_pages=max(0, used - max(0, self._last_pages - 1)),
+            snapshots=len(self.gate.snapshots()),
+            readers=self.gate.users(),
+            file_size=self.storage.size(),
+        )
+
+
+def _next_id(transaction: int) -> int:
+    """The id after `transaction`; never one whose low 32 bits are zero (see `space`)."""
+    following = transaction + 1
+    return following if following & BIRTH_MASK else following + 1
+
+
+def _no_failpoint(_name: str) -> None:
+    """Tests put something else here."""
+
+
+def _blocker(run: CarriedRun, live: list[int]) -> int | None:
+    """The oldest live snapshot that sees the run; None if it may be used again (I2)."""
+    _, _, birth, freed = run
+    return next((snapshot for snapshot in live if birth <= snapshot < freed), None)
+
+
+def _number(sealed: tuple[int, list[Any]]) -> int:
+    return sealed[0]
+
+
+def _collector(sealed: list[tuple[int, list[Any]]]) -> Callable[[int, list[Any]], None]:
+    def emit(number: int, buffers: list[Any]) -> None:
+        sealed.append((number, buffers))
+
+    return emit
+
+
+def _placer(runs: dict[int, list[int]]) -> Callable[[int], int]:
+    def place(pages: int) -> int:
+        return runs[pages].pop()
+
+    return place
+
+
+def _set_descriptor(catalog: Writer, name: str, descriptor: fmt.Descriptor) -> None:
+    """Put a sealed tree's descriptor where its blank stands; the page is dirty already."""
+    catalog.patch(name_key(name, catalog.key_limit), descriptor.pack())

@@ -1,0 +1,117 @@
+"""One mapping of the data file, and which page versions in it were verified.
+
+A reference carries the number, the birth and the checksum of the page that it
+leads to.  The first time that this process meets a page version, `meet`
+compares all three with the page itself (I3); from then on a look into an array
+of births, four bytes a page, is enough.
+
+    verified:   page    0    1    2    3    4    5 ...
+                birth   0    0   41   17    0   42      0: not met yet
+
+Only the low 32 bits of a birth are kept; transaction ids whose low 32 bits are
+zero are never given out, so that 0 can mean "not met".
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, Final
+
+from cowdb import format as fmt
+from cowdb.checksum import crc32c
+from cowdb.errors import CorruptionError
+
+__all__ = ["BIRTH_MASK", "Space"]
+
+BIRTH_MASK: Final = 0xFFFFFFFF
+_HEADER: Final = fmt.PAGE_HEADER.struct
+
+
+class Space:
+    """A mapping of the whole file with its verified births, shared by all trees that look into it.
+
+    `data` slices to `bytes`; `words` is the same memory as 64-bit integers.
+    `verified` has one element a page, so an index error means a page number
+    beyond the mapping (I10).
+    """
+
+    __slots__ = ("data", "page_size", "pages", "verified", "verify", "word_shift", "words")
+
+    def __init__(self, mapping: Any, page_size: int, *, verify: bool = True, before: Space | None = None) -> None:
+        """`before` is the smaller mapping of the same file that this one follows. O(pages)."""
+        self.data = mapping
+        self.words = memoryview(mapping).cast("Q")
+        self.page_size = page_size
+        self.pages = len(mapping) // page_size
+        self.word_shift = page_size.bit_length() - 4
+        self.verify = verify
+        self.verified = array("I", bytes(4 * self.pages))
+        if before is not None:
+            shared = min(self.pages, before.pages)
+            self.verified[:shared] = before.verified[:shared]
+
+    def cut(self, pages: int) -> None:
+        """Forget the pages from number `pages` on: the file is about to be cut there."""
+        if pages < self.pages:
+            self.pages = pages
+            del self.verified[pages:]
+
+    def meet(self, bits: int, level: int) -> None:
+        """Believe the page that the packed reference `bits` names, or raise `CorruptionError`.
+
+        It must be a branch or leaf at `level`.  O(page size), once a page version.
+        """
+        number = bits & fmt.MAX_U48
+        birth = bits >> 48 & fmt.MAX_U48
+        if not fmt.FIRST_DATA_PAGE <= number < self.pages:
+            raise CorruptionError(number, f"a reference leads outside the file of {self.pages} pages")
+        at = number * self.page_size
+        checksum, kind, own_level, cells, own_number, own_birth, prefix, heap, dead, _ = _HEADER.unpack_from(
+            self.data, at
+        )
+        if self.verify:
+            actual = crc32c(memoryview(self.data)[at + fmt.CHECKSUM_SIZE : at + self.page_size])
+            self._compare(bits, own_number, own_birth, checksum, actual)
+        if kind != (fmt.BRANCH_KIND if level else fmt.LEAF_KIND) or own_level != level:
+            raise CorruptionError(number, f"kind {kind} level {own_level} where level {level} belongs")
+        slots_end = fmt.HEADER_SIZE + prefix + cells * fmt.SLOT_SIZE
+        if not cells or not slots_end <= heap <= self.page_size or dead > self.page_size:
+            raise CorruptionError(number, f"{cells} cells, prefix {prefix} and heap {heap} do not fit together")
+        self.verified[number] = birth & BIRTH_MASK
+
+    def overflow(self, raw: bytes) -> tuple[int, int]:
+        """Byte offset and length of the overflow value behind a packed reference, verified.
+
+        O(length) the first time, then O(1).  Raises `CorruptionError`.
+        """
+        bits = int.from_bytes(raw, "little")
+        number = bits & fmt.MAX_U48
+        birth = bits >> 48 & fmt.MAX_U48
+        length = bits >> 96 & fmt.MAX_U48
+        pages = fmt.overflow_pages(length, self.page_size)
+        if not (fmt.FIRST_DATA_PAGE <= number < self.pages and pages <= self.pages - number):
+            raise CorruptionError(number, f"an overflow run of {pages} pages leads outside the file")
+        at = number * self.page_size
+        if self.verified[number] != birth & BIRTH_MASK:
+            checksum, kind, _, _, own_number, own_birth, *_ = _HEADER.unpack_from(self.data, at)
+            if self.verify:
+                end = at + pages * self.page_size
+                actual = crc32c(memoryview(self.data)[at + fmt.CHECKSUM_SIZE : end])
+                self._compare(bits, own_number, own_birth, checksum, actual)
+            if kind != fmt.OVERFLOW_KIND:
+                raise CorruptionError(number, f"kind {kind} where an overflow run belongs")
+            self.verified[number] = birth & BIRTH_MASK
+        return at + fmt.HEADER_SIZE, length
+
+    @staticmethod
+    def _compare(bits: int, number: int, birth: int, stored: int, actual: int) -> None:
+        """I3: number, birth and checksum of the page equal those of the reference `bits`."""
+        wanted = bits & fmt.MAX_U48
+        if stored != actual:
+            raise CorruptionError(wanted, f"its checksum is {actual:#010x}, not {stored:#010x} as it says")
+        if number != wanted:
+            raise CorruptionError(wanted, f"it is page {number}, written to the wrong place")
+        if birth != bits >> 48 & fmt.MAX_U48:
+            raise CorruptionError(wanted, f"it was born in transaction {birth}, not {bits >> 48 & fmt.MAX_U48}")
+        if stored != bits >> 144:
+            raise CorruptionError(wanted, "it is another version than the one that the reference names")

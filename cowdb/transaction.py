@@ -1,0 +1,258 @@
+"""What a caller does inside one transaction.
+
+A `Transaction` is the main tree of a snapshot, and leads to its named trees.  A
+`WriteTransaction` is the same of a draft: alone in the file, seeing its own
+changes, invisible to everybody else until `commit`.
+
+    db.read()   --> Transaction       -- tree("users") --> Tree
+    db.write()  --> WriteTransaction  -- tree("users") --> WriteTree
+
+Both are context managers: a reader ends at the end of the block; a writer
+commits, or aborts if the block raised.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+from cowdb import format as fmt
+from cowdb.catalog import find_tree, name_key, tree_names
+from cowdb.cursor import KEYS, scan
+from cowdb.errors import ClosedError, KeyNotFoundError
+from cowdb.tree import Reader
+from cowdb.views import Tree, WriteTree
+from cowdb.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from cowdb.pager import Draft
+    from cowdb.readers import Snapshot
+
+__all__ = ["Transaction", "WriteTransaction"]
+
+DURABILITIES: Final = ("full", "lazy")
+
+
+class Transaction(Tree):
+    """A snapshot: the main tree as a `Mapping`, and the named trees. It never changes.
+
+    Any thread may use it.  `id` is the transaction that wrote this state.
+    """
+
+    __slots__ = ("__weakref__", "_catalog", "_end", "_meta", "_trees")
+
+    def __init__(self, snapshot: Snapshot, pin: Callable[[], Any], end: Callable[[], None]) -> None:
+        """`end` is called once, when the transaction ends."""
+        super().__init__(snapshot.space, snapshot.meta.main, pin)
+        self._meta = snapshot.meta
+        self._catalog = Reader(snapshot.space, snapshot.meta.catalog)
+        self._trees: dict[str, Tree] = {}
+        self._end: Callable[[], None] | None = end
+
+    @property
+    def id(self) -> int:
+        """The id of the transaction that wrote this state."""
+        return self._meta.transaction
+
+    @property
+    def closed(self) -> bool:
+        """True once the transaction has ended."""
+        return self.space is None
+
+    def tree(self, name: str, *, create: bool = False) -> Tree:
+        """The tree called `name`; `KeyNotFoundError` if there is none. O(log trees)."""
+        space = self.open_space()
+        if create:
+            raise TypeError("a read transaction creates nothing; use write()")
+        tree = self._trees.get(name)
+        if tree is None:
+            descriptor = find_tree(self._catalog, name, self._meta)
+            if descriptor is None:
+                raise KeyNotFoundError(name)
+            tree = self._trees[name] = Tree(space, descriptor, self._pin)
+        return tree
+
+    def trees(self) -> list[str]:
+        """The names of the named trees, in the order of their UTF-8. O(trees)."""
+        return tree_names(list(scan(self._catalog, KEYS, None, None)))
+
+    def close(self) -> None:
+        """End the transaction; its trees and cursors refuse from then on. Harmless when repeated."""
+        end, self._end = self._end, None
+        if end is None:
+            return
+        super().close()
+        self._catalog.close()
+        for tree in self._trees.values():
+            tree.close()
+        end()
+
+    abort = close
+
+    def __enter__(self) -> Transaction:
+        """Use it as a block; it ends with it."""
+        self.open_space()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # A reader that was forgotten pins its snapshot no longer than it can be reached.
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self)} entries in the main tree"
+        return f"<cowdb.Transaction {self._meta.transaction}, {state}>"
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError("a transaction cannot be pickled; pickle the Database and begin another one there")
+
+
+class WriteTransaction(WriteTree):
+    """The next state, while it is being made: the main tree as a `MutableMapping`, and the named trees.
+
+    Use it in one thread at a time.  `id` is the transaction id that it will have.
+    """
+
+    __slots__ = ("__weakref__", "_commit", "_draft", "_end")
+
+    def __init__(
+        self,
+        draft: Draft,
+        pin: Callable[[], Any],
+        commit: Callable[[Draft], None],
+        end: Callable[[Draft], None],
+    ) -> None:
+        """`commit` makes the draft the state; `end` is called once, however the transaction ends."""
+        super().__init__(draft.main.open_space(), draft.meta.main, draft.changes)
+        self._pin = pin
+        draft.main = self
+        draft.writer_type = _writer_type(pin)
+        self._draft = draft
+        self._commit = commit
+        self._end: Callable[[Draft], None] | None = end
+
+    @property
+    def id(self) -> int:
+        """The transaction id that this state will have."""
+        return self.changes.birth
+
+    @property
+    def closed(self) -> bool:
+        """True once the transaction was committed or aborted."""
+        return self._end is None
+
+    # ------------------------------------------------------------ named trees
+
+    def tree(self, name: str, *, create: bool = False) -> WriteTree:
+        """The tree called `name`; made if there is none and `create` is true, else `KeyNotFoundError`. O(log trees)."""
+        self.open_space()
+        draft = self._draft
+        key = name_key(name, self.key_limit)
+        writer = draft.named.get(name)
+        if writer is None:
+            descriptor = find_tree(draft.catalog, name, draft.meta)
+            if descriptor is None:
+                if not create:
+                    raise KeyNotFoundError(name)
+                descriptor = fmt.EMPTY_TREE
+                draft.catalog.put(key, descriptor.pack())
+            writer = draft.named_writer(name, descriptor)
+        assert isinstance(writer, WriteTree)
+        return writer
+
+    def trees(self) -> list[str]:
+        """The names of the named trees, in the order of their UTF-8. O(trees)."""
+        return tree_names(list(scan(self._draft.catalog, KEYS, None, None)))
+
+    def drop(self, name: str) -> None:
+        """Remove the tree called `name` with all its entries; `KeyNotFoundError` if there is none. O(its pages)."""
+        tree = self.tree(name)
+        tree.clear()
+        self._draft.catalog.delete(name_key(name, self.key_limit))
+        del self._draft.named[name]
+        tree.close()
+
+    def rename(self, old: str, new: str) -> None:
+        """Give the tree called `old` the name `new`, which must be free (`ValueError`). O(log trees)."""
+        draft = self._draft
+        tree = self.tree(old)
+        key = name_key(new, self.key_limit)
+        if old == new:
+            return
+        if key in draft.catalog:
+            raise ValueError(f"there is a tree called {new!r} already; drop it first")
+        old_key = name_key(old, self.key_limit)
+        raw = draft.catalog.get(old_key)
+        assert raw is not None
+        draft.catalog.put(key, raw)
+        draft.catalog.delete(old_key)
+        draft.named[new] = draft.named.pop(old)
+        assert draft.named[new] is tree
+
+    # ------------------------------------------------------------ ending
+
+    def commit(self) -> None:
+        """Make this the state of the database. It has ended then, also if this raises.
+
+        Under ``durability="full"`` a return means that it survives a power cut.
+        Raises `FullError` (not committed), `PoisonedError` (it says what is known).
+        """
+        if self._end is None:
+            raise ClosedError("this transaction has ended already")
+        try:
+            self._commit(self._draft)
+        finally:
+            self._finish()
+
+    def abort(self) -> None:
+        """Forget all changes. Harmless when it has ended already."""
+        self._finish()
+
+    close = abort
+
+    def _finish(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end(self._draft)
+
+    def __enter__(self) -> WriteTransaction:
+        """Use it as a block: it commits at the end, and aborts if the block raises."""
+        self.open_space()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+        elif not self.closed:
+            self.commit()
+
+    def __del__(self) -> None:
+        if getattr(self, "_end", None) is not None:
+            warnings.warn("a write transaction was forgotten; it is aborted", ResourceWarning, stacklevel=2, source=self)
+            self.abort()
+
+    def __repr__(self) -> str:
+        return f"<cowdb.WriteTransaction {self.changes.birth}, {'closed' if self.closed else 'open'}>"
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError("a transaction cannot be pickled; pickle the Database and begin another one there")
+
+
+def _writer_type(pin: Callable[[], Any]) -> Callable[..., Writer]:
+    """Makes the writers of named trees, which share the transaction's pin."""
+
+    def make(*arguments: Any) -> Writer:
+        tree = WriteTree(*arguments)
+        tree._pin = pin  # noqa: SLF001 - they are one
+        return tree
+
+    return make

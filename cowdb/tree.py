@@ -1,0 +1,329 @@
+"""Reading a copy-on-write B+tree: one root names one immutable tree.
+
+Entries lie in leaves, in key order; branches hold separators and references.
+A reference carries number, birth and checksum of its page, so that a page is
+verified when it is first met, and the count of entries below it, so that rank
+and select cost O(log n).
+
+                   [ -inf | m ]                 level 1
+                  /            \\
+        [ a | c | k ]      [ m | q | t | z ]    level 0
+
+    rank of q = count below the first child (3) + its index in the leaf (1)
+
+Nothing here is locked or counted: the pages of a snapshot are never written
+while it lives (I1, I2).
+
+Source: R. Bayer, E. McCreight, "Organization and maintenance of large ordered
+indexes", Acta Informatica 1 (1972); D. Comer, "The ubiquitous B-tree", ACM
+Computing Surveys 11 (1979).  Order statistics from subtree counts: D. Knuth,
+TAOCP volume 3, section 6.2.3.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from typing import Final, TypeVar, overload
+
+from cowdb import format as fmt
+from cowdb.errors import ClosedError, CorruptionError
+from cowdb.page import Page
+from cowdb.path import Path
+from cowdb.space import BIRTH_MASK, Space
+
+__all__ = ["Reader", "as_key", "lookup_key"]
+
+_T = TypeVar("_T")
+_REFERENCE_SIZE: Final = fmt.REFERENCE_SIZE
+_LENGTH_MASK: Final = fmt.LENGTH_MASK
+_HEADER_WORDS: Final = fmt.HEADER_SIZE // 8
+_NUMBER_AND_BIRTH: Final = struct.Struct("<IHI")
+_KINDS: Final = tuple((fmt.BRANCH_KIND if level else fmt.LEAF_KIND) | level << 8 for level in range(fmt.MAX_DEPTH))
+"""What kind and level read as one 16-bit integer, by level."""
+
+
+def as_key(key: object) -> bytes:
+    """`key` as bytes: anything with the buffer protocol; `TypeError` for everything else, `str` included."""
+    if isinstance(key, bytes):
+        return bytes(key)
+    try:
+        return bytes(memoryview(key))  # type: ignore[arg-type]  # any object may be asked
+    except TypeError:
+        hint = "; encode it first, for example with .encode()" if isinstance(key, str) else ""
+        raise TypeError(f"keys and values are bytes-like, not {type(key).__name__}{hint}") from None
+
+
+def lookup_key(key: object) -> bytes | None:
+    """`key` as bytes for a lookup; None if nothing of its type can be a key. A `str` is a mistake: `TypeError`."""
+    try:
+        return as_key(key)
+    except TypeError:
+        if isinstance(key, str):
+            raise
+        return None
+
+
+class Reader:
+    """Looks into one tree.
+
+    `bits` is the packed reference to the root, `depth` the number of levels
+    (0: the tree is empty).  `page` is the dirty root of a tree that is being
+    changed, and None here.  After `close` every use raises `ClosedError`.
+    """
+
+    __slots__ = ("bits", "depth", "page", "space")
+
+    page: Page | None
+
+    def __init__(self, space: Space, descriptor: fmt.Descriptor) -> None:
+        self.space: Space | None = space
+        self.bits = int.from_bytes(descriptor.root.pack(), "little")
+        self.depth = descriptor.depth
+        self.page = None
+
+    def close(self) -> None:
+        """Let go of the file; later uses raise `ClosedError`."""
+        self.space = None
+        self.page = None
+
+    def open_space(self) -> Space:
+        """The mapping to look into; raises `ClosedError` after `close`."""
+        space = self.space
+        if space is None:
+            raise ClosedError("this transaction has ended; begin another one with read() or write()")
+        return space
+
+    # ------------------------------------------------------------ pages
+
+    def load(self, bits: int, level: int) -> Page:
+        """The clean page that the packed reference `bits` leads to, verified. O(1) once it was met."""
+        space = self.open_space()
+        number = bits & fmt.MAX_U48
+        if number >= space.pages or space.verified[number] != bits >> 48 & BIRTH_MASK:
+            space.meet(bits, level)
+        at = number * space.page_size
+        if space.words[at >> 3] >> 32 & 0xFFFF != _KINDS[level]:
+            raise CorruptionError(number, f"it is not a page of level {level}")
+        return Page(space.data, space.words, at)
+
+    def root_page(self) -> Page | None:
+        """The root, clean or dirty; None if the tree is empty."""
+        if self.page is not None:
+            return self.page
+        if self.space is None or not self.depth:
+            self.open_space()
+            return None
+        return self.load(self.bits, self.depth - 1)
+
+    def child(self, page: Page, index: int) -> Page:
+        """Child `index` of a branch, clean or dirty."""
+        if page.kids is not None:
+            kid = page.kids[index]
+            if kid is not None:
+                return kid
+        return self.load(page.reference(index), page.level - 1)
+
+    # ------------------------------------------------------------ one key
+
+    def locate(self, key: bytes, bits: int, level: int) -> tuple[int, int] | None:
+        """Byte offsets, in the mapping, of the cell of `key` and of its payload; None if it is not there.
+
+        Begins at the clean page behind `bits`.  O(log n).  This is the hot path
+        of every lookup, so it works on plain integers and makes no `Page`.
+        """
+        space = self.space
+        if space is None:
+            space = self.open_space()
+        data = space.data
+        words = space.words
+        verified = space.verified
+        shift = space.word_shift
+        number = bits & fmt.MAX_U48
+        birth = bits >> 48 & BIRTH_MASK
+        offset = 0
+        try:
+            while True:
+                if verified[number] != birth:
+                    if offset:
+                        bits = int.from_bytes(data[offset : offset + _REFERENCE_SIZE], "little")
+                    space.meet(bits, level)
+                base = number << shift
+                lead = words[base]
+                if lead >> 32 & 0xFFFF != _KINDS[level]:
+                    raise CorruptionError(number, f"it is not a page of level {level}")
+                start = base + _HEADER_WORDS
+                stop = start + (lead >> 48)
+                length = words[base + 3] & 0xFFFF
+                rest = key
+                if length:
+                    rest = key[length:]
+                    pad = length + 7 >> 3
+                    start += pad
+                    stop += pad
+                    prefix = data[(base << 3) + 32 : (base << 3) + 32 + length]
+                    if not key.startswith(prefix):
+                        if not level:
+                            return None
+                        place = start if key[:length] < prefix else stop - 1
+                        slot = words[place]
+                        offset = (base << 3) + (slot >> 16 & 0xFFFF) + (slot & 0xFFFF)
+                        low, high, birth = _NUMBER_AND_BIRTH.unpack_from(data, offset)
+                        number = low | high << 32
+                        level -= 1
+                        continue
+                size = len(rest)
+                head = int.from_bytes(rest[:4], "big")
+                if size < 4:
+                    head <<= 8 * (4 - size)
+                if level:
+                    place = bisect_left(words, head + 1 << 32, start + 1, stop) - 1
+                    slot = words[place]
+                    if slot >> 32 == head and place > start:
+                        place = start + Page(data, words, base << 3).child_index(key)
+                        slot = words[place]
+                    offset = (base << 3) + (slot >> 16 & 0xFFFF) + (slot & 0xFFFF)
+                    low, high, birth = _NUMBER_AND_BIRTH.unpack_from(data, offset)
+                    number = low | high << 32
+                    level -= 1
+                    continue
+                place = bisect_left(words, head << 32, start, stop)
+                if place == stop:
+                    return None
+                slot = words[place]
+                if slot >> 32 != head:
+                    return None
+                offset = (base << 3) + (slot >> 16 & 0xFFFF)
+                if slot & 0xFFFF != size or data[offset + 2 : offset + 2 + size] != rest:
+                    page = Page(data, words, base << 3)
+                    index = page.lower_bound(key)
+                    if not page.has_key(index, key):
+                        return None
+                    offset = (base << 3) + (words[start + index] >> 16 & 0xFFFF)
+                return offset, offset + 2 + size
+        except (IndexError, struct.error):
+            if number >= space.pages:
+                raise CorruptionError(number, f"a reference leads outside the file of {space.pages} pages") from None
+            raise CorruptionError(number, "its slots or cells lead outside the file") from None
+
+    def find(self, key: bytes) -> tuple[int, bytes] | None:
+        """Kind and length, and payload, of the entry of `key`; None if it is not there. O(log n)."""
+        bits = self.bits
+        level = self.depth - 1
+        page = self.page
+        while page is not None:
+            if not page.level:
+                index = page.lower_bound(key)
+                return page.payload(index) if page.has_key(index, key) else None
+            index = page.child_index(key)
+            assert page.kids is not None
+            level = page.level - 1
+            kid = page.kids[index]
+            if kid is None:
+                bits = page.reference(index)
+            page = kid
+        if level < 0:
+            self.open_space()
+            return None
+        found = self.locate(key, bits, level)
+        if found is None:
+            return None
+        cell, payload = found
+        data = self.open_space().data
+        info = data[cell] | data[cell + 1] << 8
+        return info, data[payload : payload + (info & _LENGTH_MASK)]
+
+    @overload
+    def get(self, key: object, /) -> bytes | None: ...
+    @overload
+    def get(self, key: object, /, default: _T) -> bytes | _T: ...
+    def get(self, key: object, /, default: object = None) -> object:
+        """The value of `key`, or `default`. O(log n)."""
+        if key.__class__ is not bytes:
+            key = lookup_key(key)
+            if key is None:
+                return default
+        if self.page is not None or not self.depth:
+            hit = self.find(key)  # type: ignore[arg-type]  # bytes by now
+            return default if hit is None else self.value(*hit)
+        found = self.locate(key, self.bits, self.depth - 1)  # type: ignore[arg-type]  # bytes by now
+        if found is None:
+            return default
+        cell, payload = found
+        data = self.open_space().data
+        info = data[cell] | data[cell + 1] << 8
+        if info <= _LENGTH_MASK:
+            return data[payload : payload + info]
+        return self.value(info, data[payload : payload + _REFERENCE_SIZE])
+
+    def value(self, info: int, payload: bytes) -> bytes:
+        """The value that a leaf entry's kind and payload stand for. O(its length)."""
+        kind = info >> fmt.LENGTH_BITS
+        if kind == fmt.INLINE:
+            return payload
+        if kind != fmt.OVERFLOW or len(payload) != _REFERENCE_SIZE:
+            raise CorruptionError(-1, f"an entry of kind {kind}, which this version does not know")
+        return self.fetch(payload)
+
+    def fetch(self, raw: bytes) -> bytes:
+        """The value behind the packed reference of an overflow run."""
+        space = self.open_space()
+        offset, length = space.overflow(raw)
+        return bytes(space.data[offset : offset + length])
+
+    def __contains__(self, key: object, /) -> bool:
+        """True if there is such a key. O(log n)."""
+        if key.__class__ is not bytes:
+            key = lookup_key(key)
+            if key is None:
+                return False
+        return self.find(key) is not None  # type: ignore[arg-type]  # bytes by now
+
+    def __len__(self) -> int:
+        """Number of entries. O(1)."""
+        if self.page is not None:
+            return self.page.count
+        self.open_space()
+        return self.bits >> 96 & fmt.MAX_U48
+
+    # ------------------------------------------------------------ order
+
+    def rank(self, key: bytes) -> int:
+        """Number of entries whose key is less than `key`. O(log n)."""
+        page = self.root_page()
+        if page is None:
+            return 0
+        total = 0
+        while page.level:
+            index = page.child_index(key)
+            total += page.count_before(index)
+            page = self.child(page, index)
+        return total + page.lower_bound(key)
+
+    def entry(self, path: Path) -> tuple[bytes, bytes]:
+        """Key and value at `path`."""
+        leaf = path.leaf
+        return leaf.key(path.index), self.value(*leaf.payload(path.index))
+
+    def select(self, rank: int) -> tuple[bytes, bytes]:
+        """Entry number `rank` in key order, 0 <= rank < len. O(log n)."""
+        if not 0 <= rank < len(self):
+            raise IndexError(f"index {rank} of a tree of {len(self)} entries")
+        path = Path(self)
+        path.select(rank)
+        return self.entry(path)
+
+    def ceiling(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """The first entry whose key is >= `key`, or None. O(log n)."""
+        path = Path(self)
+        return self.entry(path) if path.seek(key) else None
+
+    def floor(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """The last entry whose key is <= `key`, or None. O(log n)."""
+        path = Path(self)
+        return self.entry(path) if path.seek_before(key, inclusive=True) else None
+
+    def edge(self, *, last: bool) -> tuple[bytes, bytes] | None:
+        """The first or last entry, or None. O(log n)."""
+        path = Path(self)
+        return self.entry(path) if path.edge(last=last) else None

@@ -1,0 +1,636 @@
+"""Changing a tree by copy-on-write: only the path of pages that is touched is copied.
+
+A `Writer` reads like a `Reader`.  The first change below a clean page makes a
+dirty copy of it and of everything above it; the old page is noted as freed.
+From then on the copy is edited in place, until `seal` gives every dirty page
+its number and checksum, children before parents.
+
+    before            put(q)                    a snapshot still sees
+       R                 R'                        R
+      / \\               / \\                       / \\
+     A   B             A   B'                    A   B
+
+Splitting: a full page is rebuilt if holes or a longer prefix give a sixteenth
+of it back, else divided where both halves are about even; at the edge of
+the tree the full page stays full and the new entry begins a page of its own,
+so that sorted input leaves pages filled.  A page that falls below a quarter is
+merged with a neighbour, or shares evenly with it.
+
+Numbers are given out at the seal, not before: a transaction that aborts has
+touched no allocator, and neighbours in key order become neighbours on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from cowdb import format as fmt
+from cowdb.checksum import crc32c
+from cowdb.errors import KeySizeError
+from cowdb.page import Page, branch_size, leaf_size, middle, shortest_separator
+from cowdb.space import Space
+from cowdb.tree import Reader, as_key
+
+__all__ = ["Changes", "Writer"]
+
+_BLANK: Final = bytes(fmt.REFERENCE_SIZE)
+_OVERFLOW_INFO: Final = fmt.OVERFLOW << fmt.LENGTH_BITS | fmt.REFERENCE_SIZE
+_HEADER: Final = fmt.PAGE_HEADER.struct
+
+Emit = Callable[[int, list[Any]], None]
+"""Takes a page number and the buffers to be written from there on."""
+
+
+class Changes:
+    """What one write transaction has done so far, over all of its trees.
+
+    `birth` is its id.  `freed` collects runs (start, length, birth) that its
+    own state no longer uses.  `dirty` counts bytes of dirty pages and values
+    in memory; beyond `budget`, `spill` is called.  `torn` is set while a
+    change is half made, so that one which was interrupted is never committed.
+    """
+
+    __slots__ = ("birth", "budget", "copied", "dirty", "freed", "inserted", "operations", "spill", "torn")
+
+    def __init__(self, birth: int, budget: int, spill: Callable[[], None]) -> None:
+        self.birth = birth
+        self.budget = budget
+        self.spill = spill
+        self.freed: list[tuple[int, int, int]] = []
+        self.dirty = 0
+        self.copied = 0
+        self.operations = 0
+        self.inserted = False
+        self.torn = False
+
+
+class Writer(Reader):
+    """A tree that is being changed by one write transaction."""
+
+    __slots__ = (
+        "_greatest", "_slack", "_tail", "branch_pages", "changes", "inline_limit", "key_limit", "leaf_pages",
+        "overflow_pages", "page_size", "pending", "values", "version",
+    )  # fmt: skip
+
+    def __init__(self, space: Space, descriptor: fmt.Descriptor, changes: Changes) -> None:
+        super().__init__(space, descriptor)
+        self.changes = changes
+        self.branch_pages = descriptor.branch_pages
+        self.leaf_pages = descriptor.leaf_pages
+        self.overflow_pages = descriptor.overflow_pages
+        self.page_size = space.page_size
+        self.key_limit = fmt.max_key_size(space.page_size)
+        self.inline_limit = fmt.max_inline_value(space.page_size)
+        self._slack = space.page_size - space.page_size // 16
+        self.values: dict[int, bytes] = {}  # overflow values that are not written yet, by their number
+        self.pending = 0  # the number of the next one
+        self.version = 0  # rises with every change, for iterators
+        self._tail: list[Page] | None = None  # the dirty path to the last leaf, while it is known
+        self._greatest = b""  # the last key, while _tail is known
+
+    @property
+    def changed(self) -> bool:
+        """True if there is anything to seal or the root has moved."""
+        return self.version > 0
+
+    def descriptor(self) -> fmt.Descriptor:
+        """The tree as sealed so far."""
+        root = fmt.unpack_reference(self.bits.to_bytes(fmt.REFERENCE_SIZE, "little"))
+        return fmt.Descriptor(root, self.depth, self.branch_pages, self.leaf_pages, self.overflow_pages)
+
+    def fetch(self, raw: bytes) -> bytes:
+        """The value behind an overflow reference; one that is not written yet is in memory."""
+        reference = fmt.unpack_reference(raw)
+        return super().fetch(raw) if reference.number else self.values[reference.checksum]
+
+    # ------------------------------------------------------------ copies
+
+    def _own(self, parent: Page, index: int) -> Page:
+        """Make child `index` of a dirty branch dirty."""
+        assert parent.kids is not None
+        kid = parent.kids[index]
+        if kid is None:
+            bits = parent.reference(index)
+            kid = self._copy(bits, parent.level - 1)
+            parent.kids[index] = kid
+        return kid
+
+    def _copy(self, bits: int, level: int) -> Page:
+        page = self.load(bits, level)
+        changes = self.changes
+        kid = page.copy(self.page_size, page.cells if not level else bits >> 96 & fmt.MAX_U48)
+        changes.freed.append((bits & fmt.MAX_U48, 1, bits >> 48 & fmt.MAX_U48))
+        changes.copied += 1
+        changes.dirty += self.page_size
+        return kid
+
+    def _own_root(self) -> Page | None:
+        if self.page is None and self.depth:
+            self.open_space()
+            self.page = self._copy(self.bits, self.depth - 1)
+        return self.page
+
+    def _own_path(self, key: bytes) -> tuple[list[tuple[Page, int]], Page]:
+        """The dirty branches that lead to the leaf of `key`, each with its index, and that leaf."""
+        page = self._own_root()
+        assert page is not None
+        path = []
+        while page.level:
+            index = page.child_index(key)
+            assert page.kids is not None
+            kid = page.kids[index]
+            if kid is None:
+                kid = self._own(page, index)
+            path.append((page, index))
+            page = kid
+        return path, page
+
+    # ------------------------------------------------------------ put
+
+    def put(self, key: object, value: object, *, overwrite: bool = True, append: bool = False) -> bool:
+        """Store `value` under `key`; False, and nothing changed, if it is there and `overwrite` is false.
+
+        With `append`, `key` must be greater than every key of the tree
+        (`ValueError`).  Raises `KeySizeError`, `TypeError`, `FullError`.  O(log n).
+        """
+        if key.__class__ is not bytes:
+            key = as_key(key)
+        if value.__class__ is not bytes:
+            value = as_key(value)
+        assert isinstance(key, bytes)
+        assert isinstance(value, bytes)
+        if len(key) > self.key_limit:
+            raise KeySizeError(len(key), self.key_limit)
+        changes = self.changes
+        if changes.dirty > changes.budget:
+            changes.spill()
+        tail = self._tail
+        if tail is not None and key > self._greatest:
+            self._insert_last(tail, key, value)
+            return True
+        if append:
+            last = self.edge(last=True)
+            if last is not None and key <= last[0]:
+                raise ValueError(f"append: {key!r} is not greater than the last key {last[0]!r}")
+        if not overwrite and self.find(key) is not None:
+            return False
+        self._put(key, value)
+        return True
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        changes = self.changes
+        if self._own_root() is None:
+            self.open_space()
+            changes.torn = True
+            info, payload = self._store(value)
+            self.page = Page.build_leaf([(key, info, payload)], self.page_size)
+            self.depth = self.leaf_pages = 1
+            changes.dirty += self.page_size
+        else:
+            path, leaf = self._own_path(key)
+            index = leaf.lower_bound(key)
+            changes.torn = True
+            info, payload = self._store(value)
+            if leaf.has_key(index, key):
+                if self.overflow_pages:
+                    self._release(*leaf.payload(index))
+                if not leaf.replace(index, info, payload):
+                    leaf.remove(index)
+                    if not leaf.insert(index, key, info, payload):
+                        self._divide_leaf(path, leaf, index, (key, info, payload))
+            else:
+                for page, _ in path:
+                    page.count += 1
+                if leaf.insert(index, key, info, payload):
+                    leaf.count += 1
+                    if index == leaf.cells - 1 and all(at == page.cells - 1 for page, at in path):
+                        self._tail = [page for page, _ in path]
+                        self._tail.append(leaf)
+                        self._greatest = key
+                else:
+                    self._divide_leaf(path, leaf, index, (key, info, payload))
+        self.version += 1
+        changes.operations += 1
+        changes.inserted = True
+        changes.torn = False
+
+    def _insert_last(self, tail: list[Page], key: bytes, value: bytes) -> None:
+        """Put a key that is greater than all others: the way to the last leaf is known."""
+        changes = self.changes
+        self.open_space()
+        leaf = tail[-1]
+        changes.torn = True
+        if len(value) <= self.inline_limit:
+            info, payload = len(value), value
+        else:
+            info, payload = self._store(value)
+        for page in tail:
+            page.count += 1
+        if leaf.insert(leaf.cells, key, info, payload):
+            self._greatest = key
+        else:
+            leaf.count -= 1
+            path = [(page, page.cells - 1) for page in tail[:-1]]
+            self._divide_leaf(path, leaf, leaf.cells, (key, info, payload))
+            page = self.page
+            assert page is not None
+            tail = [page]
+            while page.level:
+                page = self._own(page, page.cells - 1)
+                tail.append(page)
+            self._tail = tail
+            self._greatest = key
+        self.version += 1
+        changes.operations += 1
+        changes.inserted = True
+        changes.torn = False
+
+    def update(self, pairs: Iterable[tuple[object, object]]) -> None:
+        """Put every pair.  Sorted input is fastest and leaves well filled pages. O(log n) each."""
+        put = self.put
+        for key, value in pairs:
+            put(key, value)
+
+    def _store(self, value: bytes) -> tuple[int, bytes]:
+        """Kind and length, and payload, that stand for `value` in a leaf."""
+        length = len(value)
+        if length <= self.inline_limit:
+            return length, value
+        number = self.pending
+        self.pending += 1
+        self.values[number] = value
+        self.overflow_pages += fmt.overflow_pages(length, self.page_size)
+        self.changes.dirty += length
+        return _OVERFLOW_INFO, fmt.Reference(0, self.changes.birth, length, number).pack()
+
+    def _release(self, info: int, payload: bytes) -> None:
+        """Free what an entry's payload holds outside its leaf."""
+        if info >> fmt.LENGTH_BITS == fmt.OVERFLOW:
+            reference = fmt.unpack_reference(payload)
+            pages = fmt.overflow_pages(reference.count, self.page_size)
+            self.overflow_pages -= pages
+            if reference.number:
+                self.changes.freed.append((reference.number, pages, reference.birth))
+            else:
+                del self.values[reference.checksum]
+                self.changes.dirty -= reference.count
+
+    # ------------------------------------------------------------ split
+
+    def _swap(self, path: list[tuple[Page, int]], page: Page) -> None:
+        """Let `page` stand where `path` leads."""
+        if path:
+            parent, index = path[-1]
+            assert parent.kids is not None
+            parent.kids[index] = page
+        else:
+            self.page = page
+
+    def _divide_leaf(
+        self, path: list[tuple[Page, int]], leaf: Page, index: int, entry: tuple[bytes, int, bytes]
+    ) -> None:
+        """Insert where `leaf` as it is has no room: rebuild it, or divide it."""
+        self._tail = None
+        size = self.page_size
+        entries = leaf.leaf_entries()
+        entries.insert(index, entry)
+        if leaf_size(entries) <= self._slack:
+            self._swap(path, Page.build_leaf(entries, size))
+            return
+        if index == len(entries) - 1 and all(at == page.cells - 1 for page, at in path):
+            place, left, right = index, leaf, Page.build_leaf(entries[index:], size)
+        elif index == 0 and all(at == 0 for _, at in path):
+            place, left, right = 1, Page.build_leaf(entries[:1], size), leaf
+        else:
+            lengths = [len(key) + len(payload) + 10 for key, _, payload in entries]
+            place = middle(entries, size, leaf_size, lengths, 1)
+            left, right = Page.build_leaf(entries[:place], size), Page.build_leaf(entries[place:], size)
+        self.leaf_pages += 1
+        self.changes.dirty += size
+        self._swap(path, left)
+        self._add_child(path, shortest_separator(entries[place - 1][0], entries[place][0]), left, right)
+
+    def _add_child(self, path: list[tuple[Page, int]], separator: bytes, left: Page, right: Page) -> None:
+        """Insert `right` after `left`, which stands where `path` leads; divides branches upward as needed."""
+        size = self.page_size
+        while path:
+            path = path[:]
+            parent, index = path.pop()
+            index += 1
+            if parent.insert_child(index, separator, right):
+                return
+            entries = parent.branch_entries()
+            entries.insert(index, (separator, _BLANK, right))
+            if branch_size(entries) <= self._slack:
+                self._swap(path, Page.build_branch(entries, size, parent.level))
+                return
+            if index == len(entries) - 1 and all(at == page.cells - 1 for page, at in path):
+                place = index - 1
+            else:
+                lengths = [len(key) + fmt.REFERENCE_SIZE + 8 for key, _, _ in entries]
+                place = middle(entries, size, branch_size, lengths, 2)
+            separator = entries[place][0]
+            left = Page.build_branch(entries[:place], size, parent.level)
+            right = Page.build_branch(entries[place:], size, parent.level)
+            self.branch_pages += 1
+            self.changes.dirty += size
+            self._swap(path, left)
+        self.page = Page.build_branch([(b"", _BLANK, left), (separator, _BLANK, right)], size, left.level + 1)
+        self.depth = left.level + 2
+        self.branch_pages += 1
+        self.changes.dirty += size
+
+    # ------------------------------------------------------------ delete
+
+    def delete(self, key: object) -> bool:
+        """Remove `key`; False if it is not there. O(log n)."""
+        if key.__class__ is not bytes:
+            key = as_key(key)
+        assert isinstance(key, bytes)
+        if self.find(key) is None:
+            return False
+        changes = self.changes
+        if changes.dirty > changes.budget:
+            changes.spill()
+        path, leaf = self._own_path(key)
+        index = leaf.lower_bound(key)
+        changes.torn = True
+        self._tail = None
+        if self.overflow_pages:
+            self._release(*leaf.payload(index))
+        leaf.remove(index)
+        leaf.count -= 1
+        for page, _ in path:
+            page.count -= 1
+        self.version += 1
+        changes.operations += 1
+        changes.torn = False
+        self._rebalance(path, leaf)
+        return True
+
+    def _is_small(self, page: Page) -> bool:
+        """True if `page` should be merged, or is a branch that leads nowhere else."""
+        return page.used() < self.page_size // 4 or (page.level > 0 and page.cells < 2)
+
+    def _rebalance(self, path: list[tuple[Page, int]], page: Page) -> None:
+        """Merge a page that has become small, or let it share with a neighbour; then look at its parent."""
+        while self._is_small(page):
+            if not path:
+                self._shrink_root(page)
+                return
+            parent, index = path[-1]
+            path = path[:-1]
+            if not page.cells:
+                self._drop_child(path, parent, index)
+            else:
+                first = index if index + 1 < parent.cells else index - 1
+                # Both are made dirty before anything changes: a damaged neighbour leaves the tree as it was.
+                left, right = self._own(parent, first), self._own(parent, first + 1)
+                self._join(path, parent, first, left, right)
+            page = self._current(path)
+
+    def _current(self, path: list[tuple[Page, int]]) -> Page:
+        """The dirty page where `path` leads now."""
+        if not path:
+            assert self.page is not None
+            return self.page
+        parent, index = path[-1]
+        return self._own(parent, index)
+
+    def _shrink_root(self, root: Page) -> None:
+        """An empty leaf makes an empty tree; a branch with one child gives way to that child."""
+        if root.level == 0:
+            if not root.cells:
+                self.page = None
+                self.bits = self.depth = self.leaf_pages = 0
+            return
+        while root.level and root.cells == 1:
+            assert root.kids is not None
+            self.branch_pages -= 1
+            self.depth = root.level
+            self.page = root.kids[0]
+            if self.page is None:
+                self.bits = root.reference(0)
+                return
+            root = self.page
+
+    def _drop_child(self, path: list[tuple[Page, int]], parent: Page, index: int) -> None:
+        """Take the empty leaf `index` out of `parent`, which stands where `path` leads."""
+        self.changes.torn = True
+        self.leaf_pages -= 1
+        entries = parent.branch_entries()
+        del entries[index]
+        self._swap(path, Page.build_branch(entries, self.page_size, parent.level))
+        self.changes.torn = False
+
+    def _join(self, path: list[tuple[Page, int]], parent: Page, first: int, left: Page, right: Page) -> None:
+        """Merge children `first` and `first` + 1 of `parent`, or divide their entries evenly."""
+        size = self.page_size
+        separator = parent.key(first + 1)
+        self.changes.torn = True
+        both: list[Any]
+        if left.level:
+            low, high = left.branch_entries(), right.branch_entries()
+            both = [*low, (separator, *high[0][1:]), *high[1:]]
+            fits = branch_size(both) <= self._slack
+        else:
+            both = left.leaf_entries() + right.leaf_entries()
+            fits = leaf_size(both) <= self._slack
+
+        def build(entries: list[Any]) -> Page:
+            return Page.build_branch(entries, size, left.level) if left.level else Page.build_leaf(entries, size)
+
+        parent.remove(first + 1)
+        if fits:
+            self._swap([*path, (parent, first)], build(both))
+            if left.level:
+                self.branch_pages -= 1
+            else:
+                self.leaf_pages -= 1
+            self.changes.dirty -= size
+        else:
+            if left.level:
+                place = middle(both, size, branch_size, [len(entry[0]) + 30 for entry in both], 2)
+                separator = both[place][0]
+            else:
+                place = middle(both, size, leaf_size, [len(entry[0]) + len(entry[2]) + 10 for entry in both], 1)
+                separator = shortest_separator(both[place - 1][0], both[place][0])
+            new_left, new_right = build(both[:place]), build(both[place:])
+            self._swap([*path, (parent, first)], new_left)
+            self._add_child([*path, (parent, first)], separator, new_left, new_right)
+        self.changes.torn = False
+
+    # ------------------------------------------------------------ delete a range
+
+    def delete_range(self, start: bytes | None, stop: bytes | None) -> int:
+        """Remove the entries with start <= key < stop (None: no bound); how many there were.
+
+        Whole subtrees are freed from the references above them; leaves inside
+        the range are read only where the tree has overflow values.
+        O(log n + pages freed).
+        """
+        if start is not None and stop is not None and start >= stop:
+            return 0
+        self.open_space()
+        before = len(self)
+        root = self._own_root()
+        if root is None:
+            return 0
+        self._tail = None
+        self.changes.torn = True
+        self.version += 1
+        self.changes.operations += 1
+        page = self._cut(root, start, stop)
+        if page is None:
+            self.page = None
+            self.bits = self.depth = 0
+        else:
+            self.page = page
+            for key in (start, stop):
+                if self.page is not None:
+                    self._mend(key or b"")
+        self.changes.torn = False
+        return before - len(self)
+
+    def _cut(self, page: Page, start: bytes | None, stop: bytes | None) -> Page | None:
+        """What is left of dirty `page` without the range; None if nothing is."""
+        if not page.level:
+            entries = page.leaf_entries()
+            first = page.lower_bound(start) if start is not None else 0
+            last = page.lower_bound(stop) if stop is not None else page.cells
+            if self.overflow_pages:
+                for _, info, payload in entries[first:last]:
+                    self._release(info, payload)
+            del entries[first:last]
+            if entries:
+                return Page.build_leaf(entries, self.page_size)
+            self.leaf_pages -= 1
+            self.changes.dirty -= self.page_size
+            return None
+        first = page.child_index(start) if start is not None else 0
+        last = page.child_index(stop) if stop is not None else page.cells - 1
+        entries_b = page.branch_entries()
+        kept = entries_b[:first]
+        for index in range(first, last + 1):
+            separator, _, kid = entries_b[index]
+            low = start if index == first else None
+            high = stop if index == last else None
+            if low is None and high is None:
+                if kid is not None:
+                    self._free_dirty(kid)
+                else:
+                    self._free_clean(page.reference(index), page.level - 1)
+                continue
+            rest = self._cut(self._own(page, index), low, high)
+            if rest is not None:
+                kept.append((separator, _BLANK, rest))
+        kept += entries_b[last + 1 :]
+        if kept:
+            return Page.build_branch(kept, self.page_size, page.level)
+        self.branch_pages -= 1
+        self.changes.dirty -= self.page_size
+        return None
+
+    def _mend(self, key: bytes) -> None:
+        """Bring the pages on the way to `key`, which a cut may have left small, back into balance."""
+        for _ in range(4 * self.depth + 4):
+            if self.page is None:
+                return
+            path, page = self._own_path(key)
+            while path and not self._is_small(page):
+                page, _index = path.pop()
+            if not self._is_small(page):
+                return
+            self._rebalance(path, page)
+
+    def _free_dirty(self, page: Page) -> None:
+        """Forget a dirty subtree; what is clean below it becomes free."""
+        self.changes.dirty -= self.page_size
+        if not page.level:
+            self.leaf_pages -= 1
+            if self.overflow_pages:
+                for _, payload in page.overflow_entries():
+                    self._release(_OVERFLOW_INFO, payload)
+            return
+        self.branch_pages -= 1
+        assert page.kids is not None
+        for index, kid in enumerate(page.kids):
+            if kid is not None:
+                self._free_dirty(kid)
+            else:
+                self._free_clean(page.reference(index), page.level - 1)
+
+    def _free_clean(self, bits: int, level: int) -> None:
+        """Free a clean subtree.  Its leaves are looked at only for overflow values."""
+        self.changes.freed.append((bits & fmt.MAX_U48, 1, bits >> 48 & fmt.MAX_U48))
+        if not level:
+            self.leaf_pages -= 1
+            if self.overflow_pages:
+                for _, payload in self.load(bits, 0).overflow_entries():
+                    self._release(_OVERFLOW_INFO, payload)
+            return
+        self.branch_pages -= 1
+        page = self.load(bits, level)
+        for index in range(page.cells):
+            self._free_clean(page.reference(index), level - 1)
+
+    # ------------------------------------------------------------ seal
+
+    def patch(self, key: bytes, value: bytes) -> None:
+        """Overwrite the value of `key`, in a dirty leaf, with one of the same length."""
+        _, leaf = self._own_path(key)
+        leaf.set_payload(leaf.lower_bound(key), value)
+
+    def dirty_pages(self) -> tuple[int, list[int]]:
+        """How many single pages the seal will write, and the lengths in pages of its overflow runs."""
+        runs = [fmt.overflow_pages(len(value), self.page_size) for value in self.values.values()]
+        return (_dirty_below(self.page) if self.page is not None else 0), runs
+
+    def seal(self, numbers: Iterator[int], place_run: Callable[[int], int], emit: Emit) -> fmt.Descriptor:
+        """Give every dirty page its number, birth and checksum, children first, and hand it to `emit`.
+
+        Afterwards the tree is clean: its root is a reference again (I3).
+        """
+        if self.page is not None:
+            self.bits = self._seal(self.page, numbers, place_run, emit)
+            self.page = None
+        self._tail = None
+        self.values.clear()
+        return self.descriptor()
+
+    def _seal(self, page: Page, numbers: Iterator[int], place_run: Callable[[int], int], emit: Emit) -> int:
+        if page.level:
+            assert page.kids is not None
+            for index, kid in enumerate(page.kids):
+                if kid is not None:
+                    page.set_reference(index, self._seal(kid, numbers, place_run, emit))
+        elif self.values:
+            for index, raw in page.overflow_entries():
+                reference = fmt.unpack_reference(raw)
+                if not reference.number:
+                    page.set_payload(index, self._seal_value(self.values[reference.checksum], place_run, emit))
+        number = next(numbers)
+        bits = page.seal(number, self.changes.birth)
+        emit(number, [page.data])
+        return bits
+
+    def _seal_value(self, value: bytes, place_run: Callable[[int], int], emit: Emit) -> bytes:
+        """Lay a value out as an overflow run; the packed reference to it."""
+        pages = fmt.overflow_pages(len(value), self.page_size)
+        number = place_run(pages)
+        birth = self.changes.birth
+        header = bytearray(_HEADER.pack(0, fmt.OVERFLOW_KIND, 0, 0, number, birth, 0, 0, 0, 0))
+        rest = bytes(pages * self.page_size - fmt.HEADER_SIZE - len(value))
+        checksum = crc32c(rest, crc32c(value, crc32c(memoryview(header)[fmt.CHECKSUM_SIZE :])))
+        header[: fmt.CHECKSUM_SIZE] = checksum.to_bytes(fmt.CHECKSUM_SIZE, "little")
+        emit(number, [header, value, rest])
+        return fmt.Reference(number, birth, len(value), checksum).pack()
+
+
+def _dirty_below(page: Page) -> int:
+    """Dirty pages of the subtree below dirty `page`, itself included."""
+    if page.kids is None:
+        return 1
+    return 1 + sum(_dirty_below(kid) for kid in page.kids if kid is not None)
+
