@@ -197,7 +197,10 @@ class Writer(Reader):
                     self._release(*leaf.payload(index))
                 if not leaf.replace(index, info, payload):
                     leaf.remove(index)
-                    if not leaf.insert(index, key, info, payload):
+                    leaf.count -= 1
+                    if leaf.insert(index, key, info, payload):
+                        leaf.count += 1
+                    else:
                         self._divide_leaf(path, leaf, index, (key, info, payload))
             else:
                 for page, _ in path:
@@ -537,12 +540,15 @@ class Writer(Reader):
         for _ in range(4 * self.depth + 4):
             if self.page is None:
                 return
-            path, page = self._own_path(key)
-            while path and not self._is_small(page):
-                page, _index = path.pop()
-            if not self._is_small(page):
+            path, leaf = self._own_path(key)
+            pages = [*(page for page, _ in path), leaf]
+            # From the top: a branch that leads nowhere else gets a neighbour before its child needs one.
+            lone = next((depth for depth, page in enumerate(pages) if page.level and page.cells < 2), None)
+            small = next((depth for depth in range(len(path), -1, -1) if self._is_small(pages[depth])), None)
+            depth = small if lone is None else lone
+            if depth is None:
                 return
-            self._rebalance(path, page)
+            self._rebalance(path[:depth], pages[depth])
 
     def _free_dirty(self, page: Page) -> None:
         """Forget a dirty subtree; what is clean below it becomes free."""
