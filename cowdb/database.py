@@ -458,11 +458,15 @@ def open_on(
     mode: int = 0o600,
     lock_timeout: float | None = None,
     verify: bool = True,
+    clock: Callable[[], int] = time.time_ns,
+    database_id: bytes | None = None,
     **tuning: int,
 ) -> Database:
     """`open` on a disk of one's own, such as the fakes of `cowdb.testing`.
 
-    `tuning` sets the pager's `memory_budget` and `two_flush_limit` in bytes.
+    `clock` (nanoseconds) and `database_id` (16 bytes, for a new file) make what
+    is written repeatable; `tuning` sets the pager's `memory_budget` and
+    `two_flush_limit` in bytes.
     """
     if page_size not in fmt.PAGE_SIZES:
         raise ValueError(f"page_size is one of {', '.join(map(str, fmt.PAGE_SIZES))}, not {page_size!r}")
@@ -484,7 +488,14 @@ def open_on(
     if not real:
         options["disk"] = disk
     with _registry_lock:
-        storage = _open_storage(disk, target, read_only=read_only, create=create, page_size=page_size, mode=mode)
+        storage = _open_storage(
+            disk,
+            target,
+            read_only=read_only,
+            create=create,
+            mode=mode,
+            image=lambda: _empty_image(page_size, database_id or secrets.token_bytes(16), clock()),
+        )
         try:
             key = storage.identity() if real else (id(disk), *storage.identity())
             core = _cores.get(key)
@@ -498,7 +509,7 @@ def open_on(
                 wait = 0.0 if lock_timeout is None else lock_timeout
                 lock = FileLock(target, shared=read_only, timeout=wait) if real else None
                 try:
-                    pager = Pager(storage, believe(storage), verify=verify, max_size=max_size, **tuning)
+                    pager = Pager(storage, believe(storage), verify=verify, max_size=max_size, clock=clock, **tuning)
                 except BaseException:
                     if lock is not None:
                         lock.close()
@@ -525,7 +536,7 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 
 def _open_storage(
-    disk: Disk, path: str, *, read_only: bool, create: bool, page_size: int, mode: int
+    disk: Disk, path: str, *, read_only: bool, create: bool, mode: int, image: Callable[[], bytes]
 ) -> Storage:
     """The data file, made first if need be."""
     try:
@@ -541,7 +552,7 @@ def _open_storage(
         if not read_only and _readable(path):
             raise ReadOnlyError(error.errno, f"{path!r} may be read but not written: open it with read_only=True") from None
         raise
-    create_file(disk, path, _empty_image(page_size), mode)
+    create_file(disk, path, image(), mode)
     return disk.open(path, read_only=False)
 
 
@@ -552,15 +563,15 @@ def _readable(path: str) -> bool:
         return False
 
 
-def _empty_image(page_size: int) -> bytes:
+def _empty_image(page_size: int, database_id: bytes, now: int) -> bytes:
     """A new database: two meta pages of one empty, durable state."""
     meta = Meta(
         page_size=page_size,
-        database_id=secrets.token_bytes(16),
+        database_id=database_id,
         transaction=1,
         durable=1,
         page_count=fmt.META_PAGES,
-        commit_time=time.time_ns(),
+        commit_time=now,
         main=fmt.EMPTY_TREE,
         catalog=fmt.EMPTY_TREE,
         free=fmt.EMPTY_TREE,

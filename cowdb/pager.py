@@ -124,11 +124,13 @@ class Pager:
         max_size: int | None = None,
         memory_budget: int = 256 << 20,
         two_flush_limit: int = 64 << 20,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.storage = storage
         self.page_size = state.meta.page_size
         self.memory_budget = memory_budget
         self.two_flush_limit = two_flush_limit
+        self._clock = clock
         self.max_pages = None if max_size is None else max_size // self.page_size
         self.words = SharedWords()
         self.writer_lock = WriterLock()
@@ -271,7 +273,7 @@ class Pager:
             transaction=transaction,
             durable=transaction if two_flushes else durable[0],
             page_count=draft.page_count,
-            commit_time=time.time_ns(),
+            commit_time=self._clock(),
             main=main,
             catalog=catalog,
             free=free_tree,
