@@ -241,6 +241,7 @@ class Pager:
         assert durable is not None
         transaction = changes.birth
         snapshot = self.gate.current
+        changes.stop_spilling()
 
         # 1. Finish the trees: descriptors into the catalog (blank until their roots are sealed).
         for name, tree in draft.named.items():

@@ -22,6 +22,7 @@ touched no allocator, and neighbours in key order become neighbours on disk.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
@@ -63,6 +64,10 @@ class Changes:
         self.operations = 0
         self.inserted = False
         self.torn = False
+
+    def stop_spilling(self) -> None:
+        """From now on nothing is written early: the commit has begun to give out numbers."""
+        self.budget = sys.maxsize
 
 
 class Writer(Reader):

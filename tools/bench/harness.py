@@ -62,8 +62,8 @@ class Figure:
             self.what,
             self.ours,
             self.theirs,
-            f"{self.ratio:.2f}",
-            f"{min(self.ratios):.2f} to {max(self.ratios):.2f}",
+            digits(self.ratio),
+            f"{digits(min(self.ratios))} to {digits(max(self.ratios))}",
             f"{self.direction} {self.goal:g}",
             "yes" if self.met else "**no**",
         ]
@@ -115,6 +115,11 @@ def rate(seconds: Sequence[float], operations: int) -> str:
     """The median of `seconds` for `operations` operations, as time for one and operations a second."""
     one = statistics.median(seconds) / operations
     return f"{time_unit(one)} ({1 / one:,.0f}/s)"
+
+
+def digits(ratio: float) -> str:
+    """A ratio with two decimals, or two digits if it is smaller than that shows."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 def time_unit(seconds: float) -> str:
