@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,21 @@ def test_make_knows_the_commands_that_the_readme_names():
     assert {"demo", "test"} <= named
     for target in named - {"what"}:
         assert f"\n{target}:" in makefile, target
+
+
+def test_the_architecture_page_names_every_module():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    drawing = text[text.index("## The layers") : text.index("Two further rules")]
+    modules = {path.stem for path in (ROOT / "cowdb").glob("*.py")} - {"__init__"} | {"testing"}
+    assert modules <= set(re.findall(r"\w+", drawing))
+
+
+def test_the_architecture_page_draws_the_layers_that_are_enforced():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    drawing = text[text.index("## The layers") : text.index("Two further rules")]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = next(contract["layers"] for contract in contracts["contracts"] if contract["type"] == "layers")
+    line = iter(drawing.splitlines())
+    for layer in layers:
+        names = layer.split(" | ")
+        assert any(set(names) <= set(row.split()) for row in line), f"{layer} is not drawn, or not in this order"
