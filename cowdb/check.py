@@ -66,8 +66,14 @@ class Source(Protocol):
         """The bytes at `offset`; fewer than `length` at the end of the file."""
 
 
-def check(storage: Source, *, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+def check(
+    storage: Source, *, progress: Callable[[int, int], None] | None = None, only: int | None = None
+) -> list[Finding]:
     """Check the whole file and return what is wrong with it, an empty list if nothing is.
+
+    `only` names the transaction of the state to look at, alone: where pages were
+    written since the newest commit, or may have been before a crash, the other
+    state may be in pieces by right.
 
     Nobody may commit meanwhile (hold the writer lock).  `progress` is called
     with (pages done, pages in all) about every 1,000 pages and once at the
@@ -77,7 +83,7 @@ def check(storage: Source, *, progress: Callable[[int, int], None] | None = None
     """
     report = Report(progress)
     with contextlib.suppress(Enough):
-        _check_file(storage, report)
+        _check_file(storage, report, only)
     report.finish()
     return report.findings
 
@@ -85,8 +91,10 @@ def check(storage: Source, *, progress: Callable[[int, int], None] | None = None
 # ---------------------------------------------------------------- metas
 
 
-def _check_file(storage: Source, report: Report) -> None:
-    found = _read_metas(storage, report)
+def _check_file(storage: Source, report: Report, only: int | None) -> None:
+    found = _read_metas(storage, report if only is None else Report(None))
+    if only is not None:
+        found = [(slot, meta) for slot, meta in found if meta.transaction == only]
     if not found:
         report.add("file", -1, -1, "no meta page can be read")
         return

@@ -318,10 +318,10 @@ class Database:
         core = self._live()
         pager = core.pager
         if self._read_only:
-            return check(core.storage, progress=progress)
+            return check(core.storage, progress=progress, only=pager.unsettled)
         pager.writer_lock.acquire(self._lock_timeout)
         try:
-            return check(core.storage, progress=progress)
+            return check(core.storage, progress=progress, only=pager.unsettled)
         finally:
             pager.writer_lock.release()
 

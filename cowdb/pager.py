@@ -146,6 +146,7 @@ class Pager:
         self._scan_blockers: set[int] = set()
         self._durable_pages = state.meta.page_count
         self._unsynced = 0
+        self._settled = False  # this process has committed, and has written no page since
         self._poison: str | None = None
         self._commits = self._pages_written = self._bytes_written = self._flushes = 0
         self._copied = self._operations = 0
@@ -158,6 +159,11 @@ class Pager:
     def meta(self) -> Meta:
         """The newest published state."""
         return self.gate.current.meta
+
+    @property
+    def unsettled(self) -> int | None:
+        """The published transaction, if the state before it may be in pieces; None if both must be whole."""
+        return None if self._settled else self.meta.transaction
 
     def live(self) -> list[int]:
         """Transactions that a freed page must wait for, ascending: readers, the published one, D (P6)."""
@@ -468,6 +474,7 @@ class Pager:
 
     def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> None:
         """Write sealed pages, neighbours in one call."""
+        self._settled = False
         sealed.sort(key=_number)
         size = self.page_size
         try:
@@ -624,6 +631,7 @@ class Pager:
         self._copied += draft.changes.copied
         self._operations += draft.changes.operations
         self._last_pages = pages
+        self._settled = True
         self._last_flushes = flushes
         self._ratios.append(pages / max(1, draft.page_count))
 
