@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import threading
 import time
 from collections import deque
@@ -51,12 +52,18 @@ class SharedWords:
 
 
 class WriterLock:
-    """One writer at a time, first come, first served."""
+    """One writer at a time, first come, first served.
+
+    A forgotten transaction gives it back out of a finalizer, which may run at
+    any moment, also inside `acquire` of the same thread.  So `release` waits for
+    nothing: it leaves a note, and whoever has the mutex acts on it afterwards.
+    """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._waiting: deque[threading.Lock] = deque()
+        self._waiting: deque[tuple[int, threading.Lock]] = deque()
         self._holder: int | None = None
+        self._notes: deque[None] = deque()
 
     def acquire(self, timeout: float | None) -> None:
         """Wait for the lock, at most `timeout` seconds (None: as long as it takes).
@@ -65,44 +72,59 @@ class WriterLock:
         since it would wait for itself.
         """
         me = threading.get_ident()
+        turn = threading.Lock()
+        turn.acquire()
+        place = (me, turn)
+        wait = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
         with self._mutex:
-            if self._holder is None and not self._waiting:
+            free = self._holder is None and not self._waiting
+            twice = self._holder == me
+            if free:
                 self._holder = me
-                return
-            if self._holder == me:
-                raise Error("this thread has a write transaction open already; commit or abort it first")
-            turn = threading.Lock()
-            turn.acquire()
-            self._waiting.append(turn)
+            elif not twice:
+                self._waiting.append(place)
+        self._act_on_notes()
+        if free:
+            return
+        if twice:
+            raise Error("this thread has a write transaction open already; commit or abort it first")
         try:
-            mine = turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+            mine = turn.acquire(timeout=wait)
         except BaseException:
-            self._leave(turn)
+            if not self._leave(place):
+                self.release()  # it was handed over in the same moment
             raise
-        if not mine and not self._leave(turn):
-            mine = True
-        if not mine:
+        if not mine and self._leave(place):
             assert timeout is not None
             raise LockTimeoutError("the writer lock", timeout, os.getpid())
-        with self._mutex:
-            self._holder = me
 
-    def _leave(self, turn: threading.Lock) -> bool:
+    def _leave(self, place: tuple[int, threading.Lock]) -> bool:
         """Stop waiting; False if the lock was handed over meanwhile."""
         with self._mutex:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-                return True
-        return False
+            waiting = place in self._waiting
+            if waiting:
+                self._waiting.remove(place)
+        self._act_on_notes()
+        return waiting
 
     def release(self) -> None:
-        """Hand the lock to the thread that has waited longest. Any thread may call it."""
-        with self._mutex:
-            if self._waiting:
-                self._holder = 0  # handed over: whoever wakes up names itself
-                self._waiting.popleft().release()
-            else:
-                self._holder = None
+        """Hand the lock to the thread that has waited longest. Any thread may call it, and any finalizer."""
+        self._notes.append(None)
+        self._act_on_notes()
+
+    def _act_on_notes(self) -> None:
+        """Do the releases that were noted, unless somebody has the mutex: then he does them, as he looks later."""
+        while self._notes and self._mutex.acquire(blocking=False):
+            try:
+                while self._notes:
+                    self._notes.popleft()
+                    if self._waiting:
+                        self._holder, turn = self._waiting.popleft()
+                        turn.release()
+                    else:
+                        self._holder = None
+            finally:
+                self._mutex.release()
 
 
 class FileLock:
@@ -113,10 +135,7 @@ class FileLock:
         self._fd = -1
         if fcntl is None or not hasattr(fcntl, "F_OFD_SETLK"):  # pragma: no cover - depends on the platform
             return
-        import struct
-
-        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
-        request = struct.pack("hhqqhh", kind, os.SEEK_SET, LOCK_OFFSET, 1, 0, 0)
+        request = _request(fcntl.F_RDLCK if shared else fcntl.F_WRLCK)
         fd = os.open(path, (os.O_RDONLY if shared else os.O_RDWR) | getattr(os, "O_CLOEXEC", 0))
         deadline = time.monotonic() + timeout
         while True:
@@ -138,7 +157,20 @@ class FileLock:
                 return
 
     def close(self) -> None:
-        """Let the file go."""
+        """Let the file go, also if a forked child still has the descriptor."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK))
+            finally:
+                os.close(fd)
+
+    def abandon(self) -> None:
+        """In a forked child: close the descriptor, which is the parent's lock, without letting the lock go."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _request(kind: int) -> bytes:
+    return struct.pack("hhqqhh", kind, os.SEEK_SET, LOCK_OFFSET, 1, 0, 0)

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import os.path
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from cowdb import format as fmt
@@ -145,6 +145,9 @@ class Page:
         heap = b"".join([part for cell in zip(leads, suffixes, payloads, strict=True) for part in cell])
         data = self.data
         offset = self.heap = len(data) - len(heap)
+        if offset < _HEADER_SIZE + padded(cut) + _SLOT * len(keys):
+            # Entries are measured before: only cells that overlap, of a forged page, can turn out larger (I10).
+            raise CorruptionError(-1, "its cells overlap")
         data[offset:] = heap
         data[_HEADER_SIZE : _HEADER_SIZE + cut] = prefix
         self.start = _HEADER_SIZE + padded(cut) >> 3
@@ -243,7 +246,10 @@ class Page:
         slot = self.words[self.start + index]
         offset = self.at + (slot >> 16 & 0xFFFF)
         data = self.data
-        info = data[offset] | data[offset + 1] << 8
+        try:
+            info = data[offset] | data[offset + 1] << 8
+        except IndexError:
+            raise self._broken() from None
         offset += _CELL_HEAD + (slot & 0xFFFF)
         return info, bytes(data[offset : offset + (info & _LENGTH_MASK)])
 
@@ -278,16 +284,22 @@ class Page:
 
     # ------------------------------------------------------------ many at once
 
+    def _places(self, data: bytes, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Suffix length and cell offset of cells `first` to `last` - 1 of the page whose bytes are `data`."""
+        quarters = memoryview(data).cast("H")
+        begin = ((self.start << 3) - self.at >> 1) + 4 * first
+        end = begin + 4 * (last - first)
+        # A slot is four 16-bit integers: length, offset, and the two halves of the head.
+        return zip(quarters[begin:end:4].tolist(), quarters[begin + 1 : end : 4].tolist(), strict=True)
+
     def items(self, first: int, last: int, size: int, fetch: Callable[[bytes], bytes]) -> list[tuple[bytes, bytes]]:
         """Entries `first` to `last` - 1 of a leaf; `fetch` gets the value behind an overflow reference."""
-        at = self.at
-        data = bytes(self.data[at : at + size])
+        data = bytes(self.data[self.at : self.at + size])
         prefix = self.prefix
         found = []
         append = found.append
-        for slot in self.words[self.start + first : self.start + last].tolist():
-            offset = slot >> 16 & 0xFFFF
-            middle = offset + 2 + (slot & 0xFFFF)
+        for length, offset in self._places(data, first, last):
+            middle = offset + 2 + length
             info = data[offset] | data[offset + 1] << 8
             if info > _LENGTH_MASK:
                 append((prefix + data[offset + 2 : middle], fetch(data[middle : middle + _REFERENCE_SIZE])))
@@ -297,12 +309,10 @@ class Page:
 
     def keys(self, first: int, last: int, size: int) -> list[bytes]:
         """Keys `first` to `last` - 1 of a leaf."""
-        at = self.at
-        data = bytes(self.data[at : at + size])
+        data = bytes(self.data[self.at : self.at + size])
         prefix = self.prefix
         return [
-            prefix + data[(slot >> 16 & 0xFFFF) + 2 : (slot >> 16 & 0xFFFF) + 2 + (slot & 0xFFFF)]
-            for slot in self.words[self.start + first : self.start + last].tolist()
+            prefix + data[offset + 2 : offset + 2 + length] for length, offset in self._places(data, first, last)
         ]
 
     def leaf_entries(self) -> list[LeafEntry]:
@@ -313,7 +323,10 @@ class Page:
         for slot in self.words[self.start : self.start + self.cells].tolist():
             offset = slot >> 16 & 0xFFFF
             middle = offset + 2 + (slot & 0xFFFF)
-            info = data[offset] | data[offset + 1] << 8
+            try:
+                info = data[offset] | data[offset + 1] << 8
+            except IndexError:
+                raise self._broken() from None
             found.append((prefix + data[offset + 2 : middle], info, data[middle : middle + (info & _LENGTH_MASK)]))
         return found
 
@@ -374,12 +387,15 @@ class Page:
         slot = self.words[self.start + index]
         offset = slot >> 16 & 0xFFFF
         data = self.data
-        old = data[offset] | data[offset + 1] << 8
-        if (old ^ info) & _LENGTH_MASK:
-            return False
-        data[offset : offset + _CELL_HEAD] = info.to_bytes(_CELL_HEAD, "little")
-        offset += _CELL_HEAD + (slot & 0xFFFF)
-        data[offset : offset + len(payload)] = payload
+        try:
+            old = data[offset] | data[offset + 1] << 8
+            if (old ^ info) & _LENGTH_MASK:
+                return False
+            data[offset : offset + _CELL_HEAD] = info.to_bytes(_CELL_HEAD, "little")
+            offset += _CELL_HEAD + (slot & 0xFFFF)
+            data[offset : offset + len(payload)] = payload
+        except (IndexError, BufferError):
+            raise self._broken() from None
         return True
 
     def remove(self, index: int) -> None:
@@ -393,9 +409,15 @@ class Page:
             size = (slot & 0xFFFF) + _REFERENCE_SIZE
             del self.kids[index]
         else:
-            info = data[offset] | data[offset + 1] << 8
+            try:
+                info = data[offset] | data[offset + 1] << 8
+            except IndexError:
+                raise self._broken() from None
             size = _CELL_HEAD + (slot & 0xFFFF) + (info & _LENGTH_MASK)
-        data[offset : offset + size] = bytes(size)
+        try:
+            data[offset : offset + size] = bytes(size)
+        except BufferError:
+            raise self._broken() from None
         place = (self.start + index) * _SLOT
         end = (self.start + self.cells) * _SLOT
         data[place : end - _SLOT] = data[place + _SLOT : end]
@@ -407,13 +429,19 @@ class Page:
         """Write the reference of child `index`, whose page was sealed."""
         slot = self.words[self.start + index]
         offset = (slot >> 16 & 0xFFFF) + (slot & 0xFFFF)
-        self.data[offset : offset + _REFERENCE_SIZE] = bits.to_bytes(_REFERENCE_SIZE, "little")
+        try:
+            self.data[offset : offset + _REFERENCE_SIZE] = bits.to_bytes(_REFERENCE_SIZE, "little")
+        except BufferError:
+            raise self._broken() from None
 
     def set_payload(self, index: int, payload: bytes) -> None:
         """Overwrite the payload of leaf entry `index` with one of the same length."""
         slot = self.words[self.start + index]
         offset = (slot >> 16 & 0xFFFF) + _CELL_HEAD + (slot & 0xFFFF)
-        self.data[offset : offset + len(payload)] = payload
+        try:
+            self.data[offset : offset + len(payload)] = payload
+        except BufferError:
+            raise self._broken() from None
 
     def overflow_entries(self) -> list[tuple[int, bytes]]:
         """Index and packed reference of every leaf entry whose value lies in an overflow run. O(cells)."""
@@ -422,7 +450,11 @@ class Page:
         at = self.at
         for index, slot in enumerate(self.words[self.start : self.start + self.cells].tolist()):
             offset = at + (slot >> 16 & 0xFFFF)
-            if data[offset + 1] >> 6 == fmt.OVERFLOW:
+            try:
+                lead = data[offset + 1]
+            except IndexError:
+                raise self._broken() from None
+            if lead >> 6 == fmt.OVERFLOW:
                 offset += _CELL_HEAD + (slot & 0xFFFF)
                 found.append((index, bytes(data[offset : offset + _REFERENCE_SIZE])))
         return found
@@ -431,12 +463,22 @@ class Page:
         """Write number, birth and checksum into the header; the reference to the page, as one integer."""
         kind = fmt.BRANCH_KIND if self.level else fmt.LEAF_KIND
         data = self.data
+        if not 0 <= self.count <= fmt.MAX_U48 or self.dead > len(data):
+            raise self._broken()
         _HEADER.pack_into(
             data, 0, 0, kind, self.level, self.cells, number, birth, len(self.prefix), self.heap, self.dead, 0
         )
         checksum = crc32c(memoryview(data)[fmt.CHECKSUM_SIZE :])
         data[: fmt.CHECKSUM_SIZE] = checksum.to_bytes(fmt.CHECKSUM_SIZE, "little")
         return number | birth << 48 | self.count << 96 | checksum << 144
+
+    def _broken(self) -> CorruptionError:
+        """What is raised when a cell turns out to lie outside of its page: the page is forged (I10).
+
+        Cells are bounds-checked where they are used, by Python itself, so that good pages pay nothing.
+        """
+        number = int.from_bytes(self.data[self.at + 8 : self.at + 16], "little")
+        return CorruptionError(number, "a cell or a count of it makes no sense")
 
 
 # ---------------------------------------------------------------- sizes and dividing
@@ -503,4 +545,4 @@ def middle(
         for candidate in (place + step, place - step):
             if least <= candidate <= limit - least and measure(entries[:candidate]) <= size >= measure(entries[candidate:]):
                 return candidate
-    raise AssertionError("a page must divide")
+    raise CorruptionError(-1, "its cells overlap: they fit into no two pages")

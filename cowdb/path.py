@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cowdb.errors import CorruptionError
+
 if TYPE_CHECKING:
     from cowdb.page import Page
     from cowdb.tree import Reader
@@ -94,6 +96,8 @@ class Path:
             self.pages.append(page)
             self.indexes.append(index)
             page = self.tree.child(page, index)
+        if rank >= page.cells:
+            raise CorruptionError(-1, "a branch counts more entries than the leaf below it has")
         self.pages.append(page)
         self.indexes.append(rank)
 

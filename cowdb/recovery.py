@@ -91,26 +91,19 @@ def _read_slots(storage: Storage) -> list[Meta | None]:
     head = storage.read(0, fmt.PAGE_SIZES[-1])
     if not head:
         raise NotADatabaseError(path, "it is empty")
-    found: list[Meta | None] = [None, None]
-    unknown: str | None = None
-    reasons = []
-    for slot, offset in [(0, 0), *((1, size) for size in fmt.PAGE_SIZES)]:
-        raw = storage.read(offset, fmt.PAGE_SIZES[-1])
-        try:
-            meta = meta_page.decode(raw, slot)
-        except meta_page.UnknownFormat as error:
-            unknown = str(error)
-        except meta_page.BadMeta as error:
-            reasons.append(f"meta page {slot}: {error}")
-        else:
-            if slot == 0 or meta.page_size == offset:
-                found[slot] = meta
-    first, second = found
+    reasons: list[str] = []
+    first = _read_slot(storage, 0, 0, reasons)
+    # The second page follows the first. If that one is torn, the smallest size that fits is the right one: up to
+    # there is only the first meta page, while further on a value may hold what looks like a meta page.
+    second = None
+    for offset in (first.page_size,) if first is not None else fmt.PAGE_SIZES:
+        second = _read_slot(storage, 1, offset, reasons)
+        if second is not None:
+            break
+    found = [first, second]
     if first is not None and second is not None and not _same_database(first, second):
         found[0 if _age(first) < _age(second) else 1] = None
-    if found == [None, None]:
-        if unknown is not None:
-            raise VersionError(path, unknown)
+    if first is None and second is None:
         magic_at = fmt.META.offset("magic")
         magics = [storage.read(offset + magic_at, len(fmt.MAGIC)) for offset in (0, *fmt.PAGE_SIZES)]
         if fmt.MAGIC in magics:
@@ -118,6 +111,25 @@ def _read_slots(storage: Storage) -> list[Meta | None]:
         short = f" ({len(head)} bytes)" if len(head) < smallest else ""
         raise NotADatabaseError(path, f"it does not begin like one{short}")
     return found
+
+
+def _read_slot(storage: Storage, slot: int, offset: int, reasons: list[str]) -> Meta | None:
+    """The meta page at `offset`; None, and one reason more, if it is torn.
+
+    One that is whole, but of a format that this code does not know, ends it all: `VersionError`.  The older state
+    in the other slot must not be believed in its place, for the first writer would overwrite the newer one.
+    """
+    try:
+        meta = meta_page.decode(storage.read(offset, fmt.PAGE_SIZES[-1]), slot)
+    except meta_page.UnknownFormat as error:
+        raise VersionError(storage.path, str(error)) from None
+    except meta_page.BadMeta as error:
+        reasons.append(f"meta page {slot}: {error}")
+        return None
+    if slot and meta.page_size != offset:
+        reasons.append(f"meta page {slot}: it names a page size of {meta.page_size}, but lies at {offset}")
+        return None
+    return meta
 
 
 def _same_database(one: Meta, other: Meta) -> bool:
@@ -171,7 +183,7 @@ def _young_tree(
             for _, packed in page.overflow_entries():
                 value = fmt.unpack_reference(packed)
                 if value.birth > durable:
-                    yield _verified_value(storage, meta, value)
+                    yield _verified_value(storage, meta, value, seen)
             if is_catalog:
                 named = [page.payload(index)[1] for index in range(page.cells)]
             else:
@@ -212,7 +224,7 @@ def _verified(raw: bytes, reference: fmt.Reference, level: int, size: int) -> Pa
     return Page(raw, memoryview(raw).cast("Q"), 0)
 
 
-def _verified_value(storage: Storage, meta: Meta, reference: fmt.Reference) -> tuple[int, int]:
+def _verified_value(storage: Storage, meta: Meta, reference: fmt.Reference, seen: set[int]) -> tuple[int, int]:
     """The overflow run behind `reference`, read piece by piece."""
     number, birth, length, wanted = reference
     size = meta.page_size
@@ -224,6 +236,10 @@ def _verified_value(storage: Storage, meta: Meta, reference: fmt.Reference) -> t
     end = offset + pages * size
     if len(header) < fmt.HEADER_SIZE or storage.size() < end:
         raise CorruptionError(number, "the file ends before the end of its overflow run")
+    run = range(number, number + pages)
+    if not seen.isdisjoint(run):  # else a forged file could have the same gigabyte read for each of its entries
+        raise CorruptionError(number, "two references lead to it")
+    seen.update(run)
     stored, kind, _, _, own_number, own_birth, *_ = _HEADER.unpack(header)
     checksum = crc32c(header[fmt.CHECKSUM_SIZE :])
     offset += fmt.HEADER_SIZE

@@ -15,13 +15,13 @@ zero are never given out, so that 0 can mean "not met".
 from __future__ import annotations
 
 from array import array
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
-from cowdb.errors import CorruptionError
+from cowdb.errors import CorruptionError, ForkedError
 
-__all__ = ["BIRTH_MASK", "Space"]
+__all__ = ["BIRTH_MASK", "FORKED", "Space"]
 
 BIRTH_MASK: Final = 0xFFFFFFFF
 _HEADER: Final = fmt.PAGE_HEADER.struct
@@ -74,7 +74,7 @@ class Space:
             self._compare(bits, own_number, own_birth, checksum, actual)
         if kind != (fmt.BRANCH_KIND if level else fmt.LEAF_KIND) or own_level != level:
             raise CorruptionError(number, f"kind {kind} level {own_level} where level {level} belongs")
-        slots_end = fmt.HEADER_SIZE + prefix + cells * fmt.SLOT_SIZE
+        slots_end = fmt.HEADER_SIZE + (prefix + 7 & -8) + cells * fmt.SLOT_SIZE
         if not cells or not slots_end <= heap <= self.page_size or dead > self.page_size:
             raise CorruptionError(number, f"{cells} cells, prefix {prefix} and heap {heap} do not fit together")
         self.verified[number] = birth & BIRTH_MASK
@@ -115,3 +115,19 @@ class Space:
             raise CorruptionError(wanted, f"it was born in transaction {birth}, not {bits >> 48 & fmt.MAX_U48}")
         if stored != bits >> 144:
             raise CorruptionError(wanted, "it is another version than the one that the reference names")
+
+
+class _ForkedSpace(Space):
+    """Stands where a tree had its mapping before the process was forked: every look at it raises."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """There is nothing to look at."""
+
+    def __getattribute__(self, name: str) -> NoReturn:
+        raise ForkedError("this transaction was begun before a fork and is the parent's; open the database again here")
+
+
+FORKED: Final = _ForkedSpace()
+"""The one of them; looking for it costs the readers of the parent nothing."""

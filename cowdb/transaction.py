@@ -20,6 +20,7 @@ from cowdb import format as fmt
 from cowdb.catalog import find_tree, name_key, tree_names
 from cowdb.cursor import KEYS, scan
 from cowdb.errors import ClosedError, KeyNotFoundError
+from cowdb.space import FORKED
 from cowdb.tree import Reader
 from cowdb.views import Tree, WriteTree
 from cowdb.writer import Writer
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from cowdb.pager import Draft
-    from cowdb.readers import Snapshot
+    from cowdb.readers import Gate, Snapshot
+    from cowdb.space import Space
 
 __all__ = ["Transaction", "WriteTransaction"]
 
@@ -42,15 +44,16 @@ class Transaction(Tree):
     Any thread may use it.  `id` is the transaction that wrote this state.
     """
 
-    __slots__ = ("__weakref__", "_catalog", "_end", "_meta", "_trees")
+    __slots__ = ("__weakref__", "_catalog", "_gate", "_meta", "_snapshot", "_trees")
 
-    def __init__(self, snapshot: Snapshot, pin: Callable[[], Any], end: Callable[[], None]) -> None:
-        """`end` is called once, when the transaction ends."""
+    def __init__(self, snapshot: Snapshot, pin: Callable[[], Any], gate: Gate) -> None:
+        """`gate` is told once, when the transaction ends, that `snapshot` has a user less."""
         super().__init__(snapshot.space, snapshot.meta.main, pin)
+        self._snapshot = snapshot
         self._meta = snapshot.meta
         self._catalog = Reader(snapshot.space, snapshot.meta.catalog)
         self._trees: dict[str, Tree] = {}
-        self._end: Callable[[], None] | None = end
+        self._gate: Gate | None = gate
 
     @property
     def id(self) -> int:
@@ -81,16 +84,21 @@ class Transaction(Tree):
 
     def close(self) -> None:
         """End the transaction; its trees and cursors refuse from then on. Harmless when repeated."""
-        end, self._end = self._end, None
-        if end is None:
-            return
-        super().close()
-        self._catalog.close()
-        for tree in self._trees.values():
-            tree.close()
-        end()
+        gate, self._gate = self._gate, None
+        self._let_go(None)
+        if gate is not None:
+            gate.end(self._snapshot)
 
     abort = close
+
+    def abandon(self) -> None:
+        """In a forked child: the snapshot is the parent's, who knows nothing of this copy, so every use raises."""
+        self._gate = None
+        self._let_go(FORKED)
+
+    def _let_go(self, space: Space | None) -> None:
+        for tree in (self, self._catalog, *self._trees.values()):
+            tree.space = space
 
     def __enter__(self) -> Transaction:
         """Use it as a block; it ends with it."""
@@ -103,8 +111,13 @@ class Transaction(Tree):
         self.close()
 
     def __del__(self) -> None:
-        # A reader that was forgotten pins its snapshot no longer than it can be reached.
-        self.close()
+        # A reader that was forgotten pins its snapshot no longer than it can be reached.  The garbage collector may
+        # call this while this very thread is inside the gate, so nothing here may take a lock.
+        gate = getattr(self, "_gate", None)
+        if gate is not None:
+            self._gate = None
+            self._let_go(None)
+            gate.leave(self._snapshot)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self)} entries in the main tree"
@@ -216,6 +229,11 @@ class WriteTransaction(WriteTree):
         self._finish()
 
     close = abort
+
+    def abandon(self) -> None:
+        """In a forked child: the transaction is the parent's, so every use of the file raises."""
+        for writer in self._draft.writers():
+            writer.space = FORKED
 
     def _finish(self) -> None:
         end, self._end = self._end, None

@@ -230,7 +230,10 @@ class Reader:
             return None
         cell, payload = found
         data = self.open_space().data
-        info = data[cell] | data[cell + 1] << 8
+        try:
+            info = data[cell] | data[cell + 1] << 8
+        except IndexError:
+            raise CorruptionError(-1, "a cell leads outside the file") from None
         return info, data[payload : payload + (info & _LENGTH_MASK)]
 
     @overload
@@ -251,7 +254,10 @@ class Reader:
             return default
         cell, payload = found
         data = self.open_space().data
-        info = data[cell] | data[cell + 1] << 8
+        try:
+            info = data[cell] | data[cell + 1] << 8
+        except IndexError:
+            raise CorruptionError(-1, "a cell leads outside the file") from None
         if info <= _LENGTH_MASK:
             return data[payload : payload + info]
         return self.value(info, data[payload : payload + _REFERENCE_SIZE])

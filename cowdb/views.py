@@ -134,7 +134,7 @@ class _Readable(Mapping[bytes, bytes]):
     def __getitem__(self, key: Any, /) -> bytes: ...
     def __getitem__(self, key: Any, /) -> bytes | ItemsView[bytes, bytes]:
         """The value of `key` (`KeyNotFoundError` if there is none), or a view of the items of a slice. O(log n)."""
-        value = self._reader().get(key, _MISSING) if key.__class__ is not slice else _MISSING
+        value = self.get(key, _MISSING) if key.__class__ is not slice else _MISSING
         if value is _MISSING:
             if isinstance(key, slice):
                 if key.step is not None:

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
-from cowdb.errors import KeySizeError
+from cowdb.errors import CorruptionError, KeySizeError
 from cowdb.page import Page, branch_size, leaf_size, middle, shortest_separator
 from cowdb.space import Space
 from cowdb.tree import Reader, as_key
@@ -101,13 +101,22 @@ class Writer(Reader):
 
     def descriptor(self) -> fmt.Descriptor:
         """The tree as sealed so far."""
+        if min(self.branch_pages, self.leaf_pages, self.overflow_pages) < 0:
+            raise CorruptionError(-1, "a tree's descriptor counts fewer pages than the tree has")
         root = fmt.unpack_reference(self.bits.to_bytes(fmt.REFERENCE_SIZE, "little"))
         return fmt.Descriptor(root, self.depth, self.branch_pages, self.leaf_pages, self.overflow_pages)
 
     def fetch(self, raw: bytes) -> bytes:
         """The value behind an overflow reference; one that is not written yet is in memory."""
         reference = fmt.unpack_reference(raw)
-        return super().fetch(raw) if reference.number else self.values[reference.checksum]
+        return super().fetch(raw) if reference.number else self._pending_value(reference.checksum)
+
+    def _pending_value(self, number: int) -> bytes:
+        """An overflow value that is not written yet. Only a forged page can name one that there is not."""
+        value = self.values.get(number)
+        if value is None:
+            raise CorruptionError(-1, "an overflow value without a page")
+        return value
 
     # ------------------------------------------------------------ copies
 
@@ -277,12 +286,20 @@ class Writer(Reader):
         if info >> fmt.LENGTH_BITS == fmt.OVERFLOW:
             reference = fmt.unpack_reference(payload)
             pages = fmt.overflow_pages(reference.count, self.page_size)
-            self.overflow_pages -= pages
             if reference.number:
-                self.changes.freed.append((reference.number, pages, reference.birth))
+                self._free_run(reference.number, pages, reference.birth)
             else:
+                self._pending_value(reference.checksum)
                 del self.values[reference.checksum]
                 self.changes.dirty -= reference.count
+            self.overflow_pages -= pages
+
+    def _free_run(self, number: int, pages: int, birth: int) -> None:
+        """Note a run as freed; a forged reference frees nothing outside the file and nothing of the future (I4, I10)."""
+        last = self.open_space().pages - pages
+        if not fmt.FIRST_DATA_PAGE <= number <= last or birth > self.changes.birth:
+            raise CorruptionError(number, f"a reference to {pages} pages, born in {birth}, makes no sense")
+        self.changes.freed.append((number, pages, birth))
 
     # ------------------------------------------------------------ split
 
@@ -574,7 +591,10 @@ class Writer(Reader):
 
     def _free_clean(self, bits: int, level: int) -> None:
         """Free a clean subtree.  Its leaves are looked at only for overflow values."""
-        self.changes.freed.append((bits & fmt.MAX_U48, 1, bits >> 48 & fmt.MAX_U48))
+        self._free_run(bits & fmt.MAX_U48, 1, bits >> 48 & fmt.MAX_U48)
+        if self.leaf_pages <= 0 or self.branch_pages < 0:
+            # Pages that refer to one child many times could make this endless.
+            raise CorruptionError(bits & fmt.MAX_U48, "a tree has more pages than its descriptor counts")
         if not level:
             self.leaf_pages -= 1
             if self.overflow_pages:
@@ -620,7 +640,8 @@ class Writer(Reader):
             for index, raw in page.overflow_entries():
                 reference = fmt.unpack_reference(raw)
                 if not reference.number:
-                    page.set_payload(index, self._seal_value(self.values[reference.checksum], place_run, emit))
+                    value = self._pending_value(reference.checksum)
+                    page.set_payload(index, self._seal_value(value, place_run, emit))
         number = next(numbers)
         bits = page.seal(number, self.changes.birth)
         emit(number, [page.data])

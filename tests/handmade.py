@@ -181,13 +181,14 @@ class Handmade:
 
     def _split(self, cells: list[Cell], fanout: int, *, leaf: bool) -> list[list[Cell]]:
         """Cells in as few even groups as fit into pages."""
-        pages = -(-len(cells) // fanout)
+        total = sum(10 + len(key) + len(rest) for key, rest in cells)
+        pages = max(-(-len(cells) // fanout), total // (2 * self.page_size), 1)
         while True:
             cuts = [len(cells) * i // pages for i in range(pages + 1)]
             groups = [cells[low:high] for low, high in pairwise(cuts)]
             if all(slotted(self.page_size, group, leaf=leaf) for group in groups):
                 return groups
-            pages += 1
+            pages += 1 + pages // 50
 
     def _write(
         self, kind: int, level: int, birth: int, cells: list[Cell], count: int, old: Mapping[bytes, bytes]
