@@ -71,15 +71,14 @@ def check(
 ) -> list[Finding]:
     """Check the whole file and return what is wrong with it, an empty list if nothing is.
 
-    `only` names the transaction of the state to look at, alone: where pages were
-    written since the newest commit, or may have been before a crash, the other
-    state may be in pieces by right.
+    Nobody may commit meanwhile (hold the writer lock).  `only` names the
+    transaction of the one state to look at: where pages were written since the
+    newest commit, or may have been before a crash, the other state may be in
+    pieces by right.  `progress` is called with (pages done, pages in all) about
+    every 1,000 pages and once at the end; the second number may grow.
 
-    Nobody may commit meanwhile (hold the writer lock).  `progress` is called
-    with (pages done, pages in all) about every 1,000 pages and once at the
-    end; the second number may grow.  At most `MAX_FINDINGS` + 1 findings.
-    O(file size) time, one byte of memory a page.  Raises nothing but what
-    `storage` or `progress` raises.
+    At most `MAX_FINDINGS` + 1 findings.  O(file size) time, one byte of memory
+    a page.  Raises nothing but what `storage` or `progress` raises.
     """
     report = Report(progress)
     with contextlib.suppress(Enough):
@@ -96,7 +95,8 @@ def _check_file(storage: Source, report: Report, only: int | None) -> None:
     if only is not None:
         found = [(slot, meta) for slot, meta in found if meta.transaction == only]
     if not found:
-        report.add("file", -1, -1, "no meta page can be read")
+        what = "no meta page can be read" if only is None else f"no meta page of transaction {only} can be read"
+        report.add("file", -1, -1, what)
         return
     found.sort(key=lambda pair: (pair[1].transaction, pair[1].durable, -pair[0]), reverse=True)
     slot, newest = found[0]

@@ -237,6 +237,20 @@ def test_damage_to_an_old_page_does_not_break_the_rule_of_durable() -> None:
     assert not any("rule of durable" in one.message for one in found(file))
 
 
+def test_only_one_state_is_looked_at_if_so_asked() -> None:
+    """Where the other one may be in pieces by right, neither its pages nor its meta page matter."""
+    file, first, second = shared()
+    own = min(file.pages_of[first] - file.pages_of[second])
+    file.data[own * SIZE + 40] ^= 1
+    assert found(file)
+    assert check(Bytes(file.data), only=3) == []
+    assert ("I3", own) in names(check(Bytes(file.data), only=2))
+    file.data[100] ^= 1
+    assert check(Bytes(file.data), only=3) == []
+    findings = check(Bytes(file.data), only=2)
+    assert [str(one) for one in findings] == ["the file is not sound: no meta page of transaction 2 can be read"]
+
+
 # ---------------------------------------------------------------- meta pages
 
 
