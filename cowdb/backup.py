@@ -53,7 +53,8 @@ def _new_file(path: str) -> Iterator[Storage]:
         disk.link(temporary, path)
     finally:
         storage.close()
-        disk.remove(temporary)
+        with contextlib.suppress(FileNotFoundError):  # where links are missing, the temporary name was renamed
+            disk.remove(temporary)
     disk.flush_directory(path)
 
 

@@ -37,13 +37,16 @@ from cowdb.storage import Disk, FileDisk, Storage, create_file
 from cowdb.transaction import DURABILITIES, Transaction, WriteTransaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from cowdb.readers import Snapshot
     from cowdb.stats import Stats
 
 __all__ = ["Database", "open", "open_on"]
+
+LEAST_PAGES: Final = 16
+"""Pages of the smallest `max_size`."""
 
 _T = TypeVar("_T")
 _registry_lock: Final = threading.RLock()
@@ -53,15 +56,25 @@ _forks = 0
 
 
 def _after_fork() -> None:
-    """In a child: its parent's cores are not its own. Their descriptors stay open, so nothing is released."""
+    """In a child: its parent's cores are not its own.
+
+    Nothing of them is closed but the descriptor of the lock, which would keep the file locked as long as the child
+    lives.  Transactions refuse: the parent knows nothing of these copies, and must not be disturbed by a commit.
+    """
     global _forks, _registry_lock  # noqa: PLW0603 - a lock that the parent held would be held for ever
     _forks += 1
     _registry_lock = threading.RLock()  # type: ignore[misc]
-    _abandoned.extend(_cores.values())
+    for core in _cores.values():
+        _abandoned.append(core)
+        if core.lock is not None:
+            core.lock.abandon()
     _cores.clear()
+    for handle in list(_handles):
+        handle.abandon()
 
 
 _abandoned: list[_Core] = []
+_handles: weakref.WeakSet[Database] = weakref.WeakSet()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
@@ -81,14 +94,14 @@ class _Core:
         """One handle less; the last one closes the file."""
         with _registry_lock:
             self.handles -= 1
-            if not self.handles:
-                # The last handle's transactions have ended; only views may still pin a snapshot.
-                self._close_if_unused()
+            # The last handle's transactions have ended; only views and copies may still use a snapshot.
+            self.close_if_unused()
 
-    def _close_if_unused(self) -> None:
-        if self.handles or self.pager.gate.users():
-            return
-        if _cores.get(self.key) is self:
+    def close_if_unused(self) -> None:
+        """Close the file if nobody has a handle or uses a snapshot."""
+        with _registry_lock:
+            if _cores.get(self.key) is not self or self.handles or self.pager.gate.users():
+                return
             del _cores[self.key]
             try:
                 self.pager.close()
@@ -99,7 +112,8 @@ class _Core:
     def pin(self, snapshot: Snapshot) -> Any:
         """A mapping of the file that keeps `snapshot` alive as long as it is held."""
         gate = self.pager.gate
-        mapping = self.storage.map(len(snapshot.space.data))
+        space = snapshot.space
+        mapping = self.storage.map(space.pages * space.page_size)  # not all that was mapped: the file may have been cut
         gate.again(snapshot)
         weakref.finalize(mapping, self._unpin, snapshot).atexit = False
         return mapping
@@ -109,7 +123,7 @@ class _Core:
         self.pager.gate.leave(snapshot)
         if not self.handles and _registry_lock.acquire(blocking=False):
             try:
-                self._close_if_unused()
+                self.close_if_unused()
             finally:
                 _registry_lock.release()
 
@@ -130,6 +144,7 @@ class Database:
         self._forks = _forks
         self._open: weakref.WeakSet[Transaction | WriteTransaction] = weakref.WeakSet()
         self._writing: threading.Thread | None = None
+        _handles.add(self)
 
     # ------------------------------------------------------------ what it is
 
@@ -161,6 +176,23 @@ class Database:
     def _pager(self) -> Pager:
         return self._live().pager
 
+    @contextlib.contextmanager
+    def _turn(self, core: _Core) -> Iterator[None]:
+        """The writer lock, for something other than a transaction."""
+        core.pager.writer_lock.acquire(self._lock_timeout)
+        self._writing = threading.current_thread()
+        try:
+            self._live()  # it may have been closed while we waited
+            yield
+        finally:
+            self._writing = None
+            core.pager.writer_lock.release()
+
+    def abandon(self) -> None:
+        """In a forked child: what is open of this handle is the parent's."""
+        for transaction in list(self._open):
+            transaction.abandon()
+
     # ------------------------------------------------------------ transactions
 
     def read(self) -> Transaction:
@@ -168,7 +200,7 @@ class Database:
         core = self._live()
         gate = core.pager.gate
         snapshot = gate.begin()
-        transaction = Transaction(snapshot, lambda: core.pin(snapshot), lambda: gate.end(snapshot))
+        transaction = Transaction(snapshot, lambda: core.pin(snapshot), gate)
         self._open.add(transaction)
         return transaction
 
@@ -186,38 +218,42 @@ class Database:
         lazy = _is_lazy(self._durability if durability is None else durability)
         pager = core.pager
         pager.writer_lock.acquire(self._lock_timeout if timeout is None else timeout)
+        self._writing = threading.current_thread()
         try:
+            self._live()  # it may have been closed while we waited
             draft = pager.begin()
         except BaseException:
+            self._writing = None
             pager.writer_lock.release()
             raise
         snapshot = pager.gate.begin()
-        self._writing = threading.current_thread()
+
+        def commit(_draft: Any) -> None:
+            self._live()
+            pager.commit(draft, lazy=lazy)
 
         def end(_draft: Any) -> None:
+            # The garbage collector may call this at any moment, so it waits for no lock.
+            if self._forks != _forks:
+                return
             self._writing = None
             try:
                 pager.finish(draft)
             finally:
-                pager.gate.end(snapshot)
+                pager.gate.leave(snapshot)
                 pager.writer_lock.release()
 
-        transaction = WriteTransaction(
-            draft, lambda: core.pin(snapshot), lambda _draft: pager.commit(draft, lazy=lazy), end
-        )
+        transaction = WriteTransaction(draft, lambda: core.pin(snapshot), commit, end)
         self._open.add(transaction)
         return transaction
 
     def sync(self) -> None:
         """Make every transaction so far durable. One flush, or none if they are."""
-        pager = self._pager()
+        core = self._live()
         if self._read_only:
             return
-        pager.writer_lock.acquire(self._lock_timeout)
-        try:
-            pager.sync()
-        finally:
-            pager.writer_lock.release()
+        with self._turn(core):
+            core.pager.sync()
 
     # ------------------------------------------------------------ one call, one transaction
 
@@ -319,11 +355,8 @@ class Database:
         pager = core.pager
         if self._read_only:
             return check(core.storage, progress=progress, only=pager.unsettled)
-        pager.writer_lock.acquire(self._lock_timeout)
-        try:
+        with self._turn(core):
             return check(core.storage, progress=progress, only=pager.unsettled)
-        finally:
-            pager.writer_lock.release()
 
     def copy(
         self,
@@ -350,6 +383,7 @@ class Database:
                 copy_whole(core.storage, snapshot, target, progress)
         finally:
             gate.end(snapshot)
+            core.close_if_unused()  # if the last handle was closed meanwhile
 
     # ------------------------------------------------------------ ending
 
@@ -358,6 +392,10 @@ class Database:
 
         Waits for a write transaction that another thread has open.
         """
+        if self._writing is threading.current_thread() and not any(
+            isinstance(transaction, WriteTransaction) and not transaction.closed for transaction in self._open
+        ):
+            raise Error("the database is being checked or synced in this very thread; close it afterwards")
         core, self._core = self._core, None
         if core is None:
             return
@@ -468,11 +506,8 @@ def open_on(
     is written repeatable; `tuning` sets the pager's `memory_budget` and
     `two_flush_limit` in bytes.
     """
-    if page_size not in fmt.PAGE_SIZES:
-        raise ValueError(f"page_size is one of {', '.join(map(str, fmt.PAGE_SIZES))}, not {page_size!r}")
+    _check_options(page_size, max_size, mode, lock_timeout)
     _is_lazy(durability)
-    if max_size is not None and max_size < 16 * page_size:
-        raise ValueError(f"max_size is at least 16 pages ({16 * page_size} bytes), not {max_size}")
     real = isinstance(disk, FileDisk)
     target = _absolute(path) if real else os.fspath(path)
     options: dict[str, Any] = {
@@ -500,8 +535,13 @@ def open_on(
             key = storage.identity() if real else (id(disk), *storage.identity())
             core = _cores.get(key)
             if core is not None:
+                core.handles += 1
+                if _cores.get(key) is not core:  # a finalizer has closed it in this very moment
+                    core = None
+            if core is not None:
                 storage.close()
                 if core.storage.read_only and not read_only:
+                    core.leave()
                     raise ReadOnlyError(
                         errno.EROFS, f"{target!r} is open with read_only=True in this process; close that handle first"
                     )
@@ -509,17 +549,33 @@ def open_on(
                 wait = 0.0 if lock_timeout is None else lock_timeout
                 lock = FileLock(target, shared=read_only, timeout=wait) if real else None
                 try:
+                    if real and not storage.is_current():
+                        raise Error(f"{target!r} was replaced while it was being opened; open it again")
                     pager = Pager(storage, believe(storage), verify=verify, max_size=max_size, clock=clock, **tuning)
                 except BaseException:
                     if lock is not None:
                         lock.close()
                     raise
                 core = _cores[key] = _Core(key, storage, pager, lock)
+                core.handles = 1
         except BaseException:
             storage.close()
             raise
-        core.handles += 1
         return Database(core, target, options)
+
+
+def _check_options(page_size: Any, max_size: Any, mode: Any, lock_timeout: Any) -> None:
+    """Say at once what is wrong with an argument, not in the first commit that uses it."""
+    for name, value in (("page_size", page_size), ("max_size", max_size), ("mode", mode)):
+        if not isinstance(value, int) and (value is not None or name != "max_size"):
+            raise TypeError(f"{name} is an int, not {type(value).__name__}")
+    if lock_timeout is not None and not isinstance(lock_timeout, (int, float)):
+        raise TypeError(f"lock_timeout is a number of seconds or None, not {type(lock_timeout).__name__}")
+    if page_size not in fmt.PAGE_SIZES:
+        raise ValueError(f"page_size is one of {', '.join(map(str, fmt.PAGE_SIZES))}, not {page_size!r}")
+    least = LEAST_PAGES * page_size
+    if max_size is not None and max_size < least:
+        raise ValueError(f"max_size is at least {LEAST_PAGES} pages ({least} bytes), not {max_size}")
 
 
 def _is_lazy(durability: object) -> bool:

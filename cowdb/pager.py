@@ -67,6 +67,7 @@ _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RECORDS_EXAMINED: Final = 16
 _NOT_COMMITTED: Final = "the transaction was not committed"
 _UNKNOWN: Final = "whether the newest transaction holds is unknown until the database is closed and opened again"
+_NOTHING_LOST: Final = "every transaction was durable before, nothing is lost"
 _PATH_ROOM: Final = 16
 """Runs of the carry list that stay empty for the pages that saving the free list itself frees."""
 
@@ -255,6 +256,7 @@ class Pager:
                 draft.catalog.put(name_key(name, draft.catalog.key_limit), bytes(fmt.DESCRIPTOR_SIZE))
 
         # 2. Update the free list: numbers for the dirty pages, then old runs to the free tree.
+        draft.allotted = True  # from here on the free list is the draft's, and is loaded anew if it is not committed
         live = self.live()
         free.settle(live)
         self._release(draft, live)
@@ -273,7 +275,7 @@ class Pager:
                 _set_descriptor(draft.catalog, name, tree.seal(numbers, place, emit))
         catalog = draft.catalog.seal(numbers, place, emit)
         free_tree = draft.free.seal(more, place, emit)
-        written = sum(len(buffer) for _, buffers in sealed for buffer in buffers)
+        written = _bytes_of(sealed) + draft.written * self.page_size
         two_flushes = not lazy and self._unsynced + written > self.two_flush_limit
         meta = dataclasses.replace(
             draft.meta,
@@ -306,7 +308,7 @@ class Pager:
         if two_flushes:
             # From here on the state before is durable too (P4), and its slot is not to be written.
             self.failpoint("first flush")
-            self._flush()
+            self._flush(_NOT_COMMITTED)
             flushes = 1
             self._durable_pages = snapshot.meta.page_count
             if snapshot.meta.transaction > durable[0]:
@@ -314,23 +316,29 @@ class Pager:
                 slot = 1 - slot
                 raw = meta_page.encode(meta, slot)
 
-        # 6. Write the meta page into the slot that does not hold the newest durable meta (I8).
         self.failpoint("write meta")
-        self._write_meta(slot, raw)
+        try:
+            # 6. Write the meta page into the slot that does not hold the newest durable meta (I8).
+            self._write_meta(slot, raw)
 
-        # 7. Flush.
-        if not lazy:
-            self.failpoint("flush")
-            self._flush()
-            flushes += 1
-            self.words.durable = (transaction, slot)
-            self._durable_pages = meta.page_count
+            # 7. Flush.
+            if not lazy:
+                self.failpoint("flush")
+                self._flush()
+                flushes += 1
+                self.words.durable = (transaction, slot)
+                self._durable_pages = meta.page_count
 
-        # 8. Publish.
-        self.failpoint("publish")
-        draft.allotted = False
-        self.next_transaction = _next_id(transaction)
-        self.gate.publish(meta, space)
+            # 8. Publish.
+            self.failpoint("publish")
+            draft.allotted = False
+            self.next_transaction = _next_id(transaction)
+            self.gate.publish(meta, space)
+        except BaseException as error:
+            # The file may hold a state that nobody here knows: writing on from the one before could lose either.
+            if self._poison is None:
+                self._poison = f"a commit was interrupted ({error!r})"
+            raise
         self._unsynced = self._unsynced + written if lazy else 0
         self._count(draft, written, flushes)
         if not lazy:
@@ -343,14 +351,12 @@ class Pager:
         for run in coalesce(draft.changes.freed, transaction):
             self._free.add(run, live)
         draft.changes.freed.clear()
-        draft.allotted = True
 
     def _allot(
         self, draft: Draft, writers: list[Writer], live: list[int], *, fetch: bool = True
     ) -> tuple[Iterator[int], dict[int, list[int]]]:
         """Numbers for every dirty page of `writers`, ascending, and starts of overflow runs by length."""
         assert self._free is not None
-        draft.allotted = True
         single = 0
         lengths: list[int] = []
         for writer in writers:
@@ -495,18 +501,18 @@ class Pager:
         except BaseException as error:
             self._fail("writing pages", error)
 
-    def _write_meta(self, slot: int, raw: bytes) -> None:
+    def _write_meta(self, slot: int, raw: bytes, state: str = _UNKNOWN) -> None:
         try:
             self.storage.write(slot * self.page_size, [raw])
         except BaseException as error:
-            self._fail("writing the meta page", error, _UNKNOWN)
+            self._fail("writing the meta page", error, state)
 
-    def _flush(self) -> None:
+    def _flush(self, state: str = _UNKNOWN) -> None:
         """Flush, once: a flush that failed is never retried, for the next one may lie."""
         try:
             self.storage.flush()
         except BaseException as error:
-            self._fail("flushing", error, _UNKNOWN)
+            self._fail("flushing", error, state)
         self._flushes += 1
 
     def _not_committed(self, what: str, error: OSError) -> NoReturn:
@@ -546,9 +552,17 @@ class Pager:
 
     def spill(self, draft: Draft) -> None:
         """Write the dirty pages of `draft` early; its trees go on from the written pages."""
+        draft.changes.torn = True
+        try:
+            self._write_early(draft)
+        except BaseException:
+            draft.close()  # its trees name pages that were not written
+            raise
+        draft.changes.torn = False
+
+    def _write_early(self, draft: Draft) -> None:
         assert self._free is not None
         changes = draft.changes
-        changes.torn = True
         live = self.live()
         own = [run for run in changes.freed if run[2] == changes.birth]
         changes.freed = [run for run in changes.freed if run[2] != changes.birth]
@@ -563,14 +577,13 @@ class Pager:
             writer.seal(numbers, place, _collector(sealed))
         self._extend(draft, draft.page_count)
         self._write_pages(sealed)
-        draft.written += len(sealed)
+        draft.written += _bytes_of(sealed) // self.page_size
         space = draft.main.open_space()
         if draft.page_count > space.pages:
             space = self._map(space)
             for writer in draft.writers():
                 writer.space = space
         changes.dirty = 0
-        changes.torn = False
 
     # ------------------------------------------------------------ sync and close
 
@@ -618,13 +631,13 @@ class Pager:
             self._cut_to(pages)
         slot = 1 - durable[1]
         clean = dataclasses.replace(meta, durable=meta.transaction)
-        self._write_meta(slot, meta_page.encode(clean, slot))
-        self._flush()
+        self._write_meta(slot, meta_page.encode(clean, slot), _NOTHING_LOST)
+        self._flush(_NOTHING_LOST)
 
     # ------------------------------------------------------------ counting
 
     def _count(self, draft: Draft, written: int, flushes: int) -> None:
-        pages = written // self.page_size + draft.written + 1
+        pages = written // self.page_size + 1
         self._commits += 1
         self._pages_written += pages
         self._bytes_written += pages * self.page_size
@@ -692,6 +705,10 @@ def _blocker(run: CarriedRun, live: list[int]) -> int | None:
     """The oldest live snapshot that sees the run; None if it may be used again (I2)."""
     _, _, birth, freed = run
     return next((snapshot for snapshot in live if birth <= snapshot < freed), None)
+
+
+def _bytes_of(sealed: list[tuple[int, list[Any]]]) -> int:
+    return sum(len(buffer) for _, buffers in sealed for buffer in buffers)
 
 
 def _number(sealed: tuple[int, list[Any]]) -> int:

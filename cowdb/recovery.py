@@ -219,7 +219,7 @@ def _verified(raw: bytes, reference: fmt.Reference, level: int, size: int) -> Pa
         raise CorruptionError(number, "it is not the page that the reference to it names")
     if kind != (fmt.BRANCH_KIND if level else fmt.LEAF_KIND) or own_level != level or level < 0:
         raise CorruptionError(number, f"kind {kind} level {own_level} where level {level} belongs")
-    if not cells or not fmt.HEADER_SIZE + prefix + cells * fmt.SLOT_SIZE <= heap <= size:
+    if not cells or not fmt.HEADER_SIZE + (prefix + 7 & -8) + cells * fmt.SLOT_SIZE <= heap <= size:
         raise CorruptionError(number, "its header does not fit together")
     return Page(raw, memoryview(raw).cast("Q"), 0)
 

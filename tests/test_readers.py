@@ -1,0 +1,98 @@
+"""The gate: which snapshots live (P6), and that finalizers may use it at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import pytest
+
+from cowdb import format as fmt
+from cowdb.meta import Meta
+from cowdb.readers import Gate
+from cowdb.space import Space
+from cowdb.testing import MemoryDisk
+
+FIRST = Meta(4096, b"x" * 16, 1, 1, 2, 0, fmt.EMPTY_TREE, fmt.EMPTY_TREE, fmt.EMPTY_TREE, ())
+
+
+@pytest.fixture
+def space():
+    storage = MemoryDisk({"/f": bytes(8192)}).open("/f", read_only=True)
+    return Space(storage.map(8192), 4096)
+
+
+def ids(gate):
+    return [snapshot.meta.transaction for snapshot in gate.snapshots()]
+
+
+def test_the_current_snapshot_lives_without_users(space):
+    gate = Gate(FIRST, space)
+    assert ids(gate) == [1]
+    assert gate.users() == 0
+    gate.publish(dataclasses.replace(FIRST, transaction=2), space)
+    assert ids(gate) == [2]
+
+
+def test_an_older_snapshot_lives_as_long_as_it_has_users(space):
+    gate = Gate(FIRST, space)
+    one, two = gate.begin(), gate.begin()
+    gate.publish(dataclasses.replace(FIRST, transaction=5), space)
+    three = gate.begin()
+    assert one is two
+    assert ids(gate) == [1, 5]
+    assert gate.users() == 3
+    gate.end(one)
+    gate.again(two)
+    gate.end(two)
+    assert ids(gate) == [1, 5]
+    gate.end(two)
+    assert ids(gate) == [5]
+    gate.end(three)
+    assert gate.users() == 0
+    assert ids(gate) == [5]
+
+
+@pytest.mark.parametrize("ask", [Gate.begin, Gate.users, Gate.snapshots])
+def test_what_finalizers_left_is_counted_out_at_the_next_question(space, ask):
+    gate = Gate(FIRST, space)
+    snapshot = gate.begin()
+    gate.publish(dataclasses.replace(FIRST, transaction=2), space)
+    gate.leave(snapshot)
+    ask(gate)
+    assert snapshot.users == 0
+    assert ids(gate) == [2]
+
+
+def test_a_finalizer_may_leave_while_its_own_thread_is_inside(space):
+    gate = Gate(FIRST, space)
+    snapshot = gate.begin()
+
+    def collected_inside():
+        with gate._lock:
+            gate.leave(snapshot)
+
+    thread = threading.Thread(target=collected_inside, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert gate.users() == 0
+
+
+def test_many_threads_begin_and_end_and_the_counts_come_out_even(space):
+    gate = Gate(FIRST, space)
+
+    def work():
+        for _ in range(2000):
+            gate.end(gate.begin())
+            gate.leave(gate.begin())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(2, 200):
+        gate.publish(dataclasses.replace(FIRST, transaction=number), space)
+    for thread in threads:
+        thread.join()
+    assert gate.users() == 0
+    assert ids(gate) == [199]
