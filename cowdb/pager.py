@@ -658,7 +658,10 @@ class Pager:
             path = Path(catalog)
             more = path.edge(last=False)
             while more:
-                trees.append(fmt.unpack_descriptor(catalog.entry(path)[1]))
+                raw = catalog.entry(path)[1]
+                if len(raw) != fmt.DESCRIPTOR_SIZE:
+                    raise CorruptionError(-1, "a catalog entry is no tree descriptor")
+                trees.append(fmt.unpack_descriptor(raw))
                 more = path.forward()
         finally:
             self.gate.end(snapshot)
@@ -724,7 +727,11 @@ def _collector(sealed: list[tuple[int, list[Any]]]) -> Callable[[int, list[Any]]
 
 def _placer(runs: dict[int, list[int]]) -> Callable[[int], int]:
     def place(pages: int) -> int:
-        return runs[pages].pop()
+        try:
+            return runs[pages].pop()
+        except (KeyError, IndexError):
+            # Each value that waits for its pages was counted once, so a forged page refers to one twice.
+            raise CorruptionError(-1, "two entries refer to one overflow value") from None
 
     return place
 
