@@ -21,7 +21,7 @@ LIMIT = 64 << 20
 def run(options: Options) -> Report:
     """Measure and report."""
     count = options.records or 1_000_000
-    reads = min(count, 200_000)
+    reads = min(count, 100_000)
     path = harness.filled(options.directory, count)
     harness.say("memory")
     peaks = []

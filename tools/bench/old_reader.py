@@ -25,10 +25,14 @@ def run(options: Options) -> Report:
     alone: list[float] = []
     for number in range(options.runs):
         harness.say(f"old_reader: run {number + 1}")
-        before, after = churn(options.directory / f"read-{number}.cowdb", puts, with_reader=True, full=options.full)
+        before, after = churn(
+            options.directory / f"read-{number}.cowdb", puts, number, with_reader=True, full=options.full
+        )
         pinned.append(before)
         growths.append(after - before)
-        before, after = churn(options.directory / f"alone-{number}.cowdb", puts, with_reader=False, full=options.full)
+        before, after = churn(
+            options.directory / f"alone-{number}.cowdb", puts, number, with_reader=False, full=options.full
+        )
         alone.append(after)
     durability = "full" if options.full else "lazy"
     return Report(
@@ -56,9 +60,9 @@ def median(numbers: list[float]) -> float:
     return sorted(numbers)[len(numbers) // 2]
 
 
-def churn(path: Path, puts: int, *, with_reader: bool, full: bool) -> tuple[int, int]:
+def churn(path: Path, puts: int, seed: int, *, with_reader: bool, full: bool) -> tuple[int, int]:
     """Size of the file in bytes before and after `puts` transactions."""
-    rng = random.Random(puts)
+    rng = random.Random(seed)
     keys = [rng.randbytes(16) for _ in range(KEYS)]
     with cowdb.open(path) as db, db.write() as txn:
         txn.update({key: rng.randbytes(100) for key in keys})
