@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from cowdb import format as fmt
 from cowdb import meta as meta_page
-from cowdb.cursor import ITEMS, KEYS, scan
 from cowdb.catalog import find_tree, name_key, tree_names
+from cowdb.cursor import ITEMS, KEYS, scan
 from cowdb.pager import Pager
 from cowdb.recovery import believe, young_runs
 from cowdb.storage import FileDisk
@@ -109,12 +109,12 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
             target.write(slot * meta.page_size, [meta_page.encode(empty, slot)])
         pager = Pager(target, believe(target))
         draft = pager.begin()
-        for name, tree in trees:
-            if name is None:
+        for label, tree in trees:
+            if label is None:
                 writer = draft.main
             else:
-                draft.catalog.put(name_key(name, draft.catalog.key_limit), fmt.EMPTY_TREE.pack())
-                writer = draft.named_writer(name, fmt.EMPTY_TREE)
+                draft.catalog.put(name_key(label, draft.catalog.key_limit), fmt.EMPTY_TREE.pack())
+                writer = draft.named_writer(label, fmt.EMPTY_TREE)
             for key, value in scan(tree, ITEMS, None, None):
                 writer.put(key, value)
                 done += 1

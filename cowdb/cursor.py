@@ -64,9 +64,7 @@ def scan(
     return found if limit is None else islice(found, limit)
 
 
-def _leaves(
-    tree: Reader, low: bytes | None, high: bytes | None, *, reverse: bool
-) -> Iterator[tuple[Page, int, int]]:
+def _leaves(tree: Reader, low: bytes | None, high: bytes | None, *, reverse: bool) -> Iterator[tuple[Page, int, int]]:
     """Each leaf of the range with the indexes of its first entry and behind its last one."""
     path = Path(tree)
     if reverse:
@@ -90,9 +88,7 @@ def _leaves(
         more = path.next_leaf()
 
 
-def _batches(
-    tree: Reader, kind: int, low: bytes | None, high: bytes | None, *, reverse: bool
-) -> Iterator[list[Any]]:
+def _batches(tree: Reader, kind: int, low: bytes | None, high: bytes | None, *, reverse: bool) -> Iterator[list[Any]]:
     """The range of an unchanging tree, a list a leaf."""
     size = tree.open_space().page_size
     fetch = tree.fetch

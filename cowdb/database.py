@@ -22,7 +22,7 @@ import stat
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from cowdb import format as fmt
 from cowdb import meta as meta_page
@@ -260,7 +260,7 @@ class Database:
     def __getitem__(self, key: object) -> bytes:
         """The value of `key` in the main tree's newest state; `KeyNotFoundError` if there is none."""
         with self.read() as snapshot:
-            return cast("bytes", snapshot[key])
+            return snapshot[key]
 
     @overload
     def get(self, key: object) -> bytes | None: ...
@@ -413,7 +413,7 @@ class Database:
             core.pager.writer_lock.release()
         core.leave()
 
-    def __enter__(self) -> Database:
+    def __enter__(self) -> Self:
         """Use it as a block; it closes at the end."""
         self._live()
         return self
@@ -606,7 +606,9 @@ def _open_storage(
         raise NotADatabaseError(path, "it is a directory; name a file inside it") from None
     except PermissionError as error:
         if not read_only and _readable(path):
-            raise ReadOnlyError(error.errno, f"{path!r} may be read but not written: open it with read_only=True") from None
+            raise ReadOnlyError(
+                error.errno, f"{path!r} may be read but not written: open it with read_only=True"
+            ) from None
         raise
     create_file(disk, path, image(), mode)
     return disk.open(path, read_only=False)

@@ -21,13 +21,15 @@ the ready runs are used up.  Nothing here costs more for a longer free list.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, TYPE_CHECKING
 
 from sortedcontainers import SortedDict, SortedList
 
 from cowdb.errors import CorruptionError
-from cowdb.meta import CarriedRun
+
+if TYPE_CHECKING:
+    from cowdb.meta import CarriedRun
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["FreeList", "Run"]
 

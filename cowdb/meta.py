@@ -27,7 +27,7 @@ CarriedRun = tuple[int, int, int, int]
 """A run of free pages: start, length, birth, freed (transaction ids)."""
 
 
-class BadMeta(ValueError):
+class BadMeta(ValueError):  # noqa: N818 - it is a verdict on bytes, which never leaves the package
     """These bytes are not an intact meta page; the message says why."""
 
 

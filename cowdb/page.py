@@ -27,14 +27,15 @@ indexes and CPU caches", ICDE 2001 ("poor man's normalized keys").
 
 from __future__ import annotations
 
-import os.path
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TYPE_CHECKING
 
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
 from cowdb.errors import CorruptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 __all__ = ["BranchEntry", "LeafEntry", "Page", "shortest_separator"]
 
@@ -56,7 +57,11 @@ _SLOT: Final = fmt.SLOT_SIZE
 
 def common_prefix_length(a: bytes, b: bytes) -> int:
     """Number of leading bytes that `a` and `b` share. O(length)."""
-    return len(os.path.commonprefix((a, b)))
+    length = min(len(a), len(b))
+    if a[:length] == b[:length]:
+        return length
+    difference = int.from_bytes(a[:length], "big") ^ int.from_bytes(b[:length], "big")
+    return length - (difference.bit_length() + 7) // 8
 
 
 def shortest_separator(left: bytes, right: bytes) -> bytes:
@@ -107,7 +112,7 @@ class Page:
     def build_leaf(cls, entries: list[LeafEntry], size: int) -> Page:
         """A dirty leaf of `size` bytes that holds `entries`, which must fit. O(entries)."""
         page = cls._empty(size, 0)
-        page._fill(
+        page._fill(  # noqa: SLF001 - a class method of its own class
             [entry[0] for entry in entries],
             [info.to_bytes(_CELL_HEAD, "little") for _, info, _ in entries],
             [entry[2] for entry in entries],
@@ -123,7 +128,9 @@ class Page:
         prefix = _best_prefix(entries, 1)
         keys = [entry[0] for entry in entries]
         keys[0] = prefix
-        page._fill(keys, [b""] * len(entries), [entry[1] for entry in entries], prefix)
+        page._fill(  # noqa: SLF001 - a class method of its own class
+            keys, [b""] * len(entries), [entry[1] for entry in entries], prefix
+        )
         page.kids = [entry[2] for entry in entries]
         page.count = sum(map(page.child_count, range(len(entries))))
         return page
@@ -296,7 +303,7 @@ class Page:
         """Entries `first` to `last` - 1 of a leaf; `fetch` gets the value behind an overflow reference."""
         data = bytes(self.data[self.at : self.at + size])
         prefix = self.prefix
-        found = []
+        found: list[tuple[bytes, bytes]] = []
         append = found.append
         for length, offset in self._places(data, first, last):
             middle = offset + 2 + length
@@ -311,9 +318,7 @@ class Page:
         """Keys `first` to `last` - 1 of a leaf."""
         data = bytes(self.data[self.at : self.at + size])
         prefix = self.prefix
-        return [
-            prefix + data[offset + 2 : offset + 2 + length] for length, offset in self._places(data, first, last)
-        ]
+        return [prefix + data[offset + 2 : offset + 2 + length] for length, offset in self._places(data, first, last)]
 
     def leaf_entries(self) -> list[LeafEntry]:
         """All entries of a dirty leaf, taken apart. O(cells)."""
@@ -347,7 +352,8 @@ class Page:
 
     def used(self) -> int:
         """Bytes that header, prefix, slots and live cells take."""
-        return (self.start << 3) + _SLOT * self.cells + len(self.data) - self.heap - self.dead
+        taken: int = (self.start << 3) + _SLOT * self.cells + len(self.data) - self.heap - self.dead
+        return taken
 
     def insert(self, index: int, key: bytes, info: int, payload: bytes) -> bool:
         """Put an entry at `index` of a leaf; False, and nothing changed, if it needs a rebuilt page."""
@@ -522,9 +528,7 @@ def branch_size(entries: list[BranchEntry]) -> int:
     return built_size(entries, 1, _REFERENCE_SIZE)
 
 
-def middle(
-    entries: list[Any], size: int, measure: Callable[[list[Any]], int], lengths: list[int], least: int
-) -> int:
+def middle(entries: list[Any], size: int, measure: Callable[[list[Any]], int], lengths: list[int], least: int) -> int:
     """Where to divide `entries` so that both parts fit in pages of `size` bytes, as evenly as can be.
 
     `lengths` are the bytes of each entry without any prefix; each part gets at
@@ -543,6 +547,8 @@ def middle(
     limit = len(entries)
     for step in range(limit):
         for candidate in (place + step, place - step):
-            if least <= candidate <= limit - least and measure(entries[:candidate]) <= size >= measure(entries[candidate:]):
+            if least <= candidate <= limit - least and measure(entries[:candidate]) <= size >= measure(
+                entries[candidate:]
+            ):
                 return candidate
     raise CorruptionError(-1, "its cells overlap: they fit into no two pages")

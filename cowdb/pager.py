@@ -82,7 +82,7 @@ class Draft:
         self.catalog = Writer(space, meta.catalog, self.changes)
         self.free = Writer(space, meta.free, self.changes)
         self.named: dict[str, Writer] = {}
-        self.writer_type: type[Writer] = Writer
+        self.writer_type: Callable[..., Writer] = Writer
         self.page_count = meta.page_count
         self.allotted = False  # numbers were given out, so an abort must take them back
         self.written = 0  # pages written early, to keep within the memory budget
@@ -294,7 +294,7 @@ class Pager:
         # 4. Extend the file if needed.
         space = snapshot.space
         self.failpoint("extend")
-        self._extend(draft, draft.page_count)
+        self._extend(draft.page_count)
         if draft.page_count > space.pages:
             try:
                 space = self._map(space)
@@ -334,7 +334,7 @@ class Pager:
             draft.allotted = False
             self.next_transaction = _next_id(transaction)
             self.gate.publish(meta, space)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             # The file may hold a state that nobody here knows: writing on from the one before could lose either.
             if self._poison is None:
                 self._poison = f"a commit was interrupted ({error!r})"
@@ -414,7 +414,7 @@ class Pager:
             key, value = draft.free.entry(path)
             runs = self._decode_record(key, value)
             blockers = {blocker for run in runs if (blocker := _blocker(run, live)) is not None}
-            if len(blockers) and all(_blocker(run, live) is not None for run in runs):
+            if blockers and all(_blocker(run, live) is not None for run in runs):
                 self._scanned = key
                 self._scan_blockers |= blockers
                 continue
@@ -457,7 +457,7 @@ class Pager:
 
     # ------------------------------------------------------------ the file
 
-    def _extend(self, draft: Draft, page_count: int) -> None:
+    def _extend(self, page_count: int) -> None:
         """Make the file hold `page_count` pages. It grows geometrically; the new part is sparse."""
         if page_count <= self._file_pages:
             return
@@ -469,7 +469,7 @@ class Pager:
             self.storage.resize(pages * self.page_size)
         except OSError as error:
             self._not_committed("extending the file", error)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self._fail("extending the file", error)
         self._file_pages = pages
 
@@ -498,20 +498,20 @@ class Pager:
                 self.storage.write(offset, buffers)
         except OSError as error:
             self._not_committed("writing pages", error)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self._fail("writing pages", error)
 
     def _write_meta(self, slot: int, raw: bytes, state: str = _UNKNOWN) -> None:
         try:
             self.storage.write(slot * self.page_size, [raw])
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self._fail("writing the meta page", error, state)
 
     def _flush(self, state: str = _UNKNOWN) -> None:
         """Flush, once: a flush that failed is never retried, for the next one may lie."""
         try:
             self.storage.flush()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self._fail("flushing", error, state)
         self._flushes += 1
 
@@ -519,7 +519,8 @@ class Pager:
         """A failure before step 6: nothing is lost. Lack of room passes; anything else poisons the writer."""
         if error.errno in _NO_ROOM:
             raise FullError(
-                error.errno, f"no room for {what} ({error.strerror}); the transaction was not committed, nothing is lost"
+                error.errno,
+                f"no room for {what} ({error.strerror}); the transaction was not committed, nothing is lost",
             ) from error
         self._fail(what, error)
 
@@ -527,7 +528,9 @@ class Pager:
         """Poison the writer and say so. BUSY stays set (P2)."""
         self._poison = f"{what} failed ({error})"
         if isinstance(error, OSError):
-            raise PoisonedError(error.errno, f"{self._poison}; {state}; reading goes on, writing has stopped") from error
+            raise PoisonedError(
+                error.errno, f"{self._poison}; {state}; reading goes on, writing has stopped"
+            ) from error
         raise error
 
     def _cut_file(self) -> None:
@@ -575,7 +578,7 @@ class Pager:
         place = _placer(runs)
         for writer in writers:
             writer.seal(numbers, place, _collector(sealed))
-        self._extend(draft, draft.page_count)
+        self._extend(draft.page_count)
         self._write_pages(sealed)
         draft.written += _bytes_of(sealed) // self.page_size
         space = draft.main.open_space()

@@ -14,8 +14,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from cowdb.meta import Meta
-from cowdb.space import Space
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cowdb.space import Space
+    from cowdb.meta import Meta
 
 __all__ = ["Gate", "Snapshot"]
 

@@ -184,10 +184,7 @@ def _young_tree(
                 value = fmt.unpack_reference(packed)
                 if value.birth > durable:
                     yield _verified_value(storage, meta, value, seen)
-            if is_catalog:
-                named = [page.payload(index)[1] for index in range(page.cells)]
-            else:
-                named = []
+            named = [page.payload(index)[1] for index in range(page.cells)] if is_catalog else []
         except (IndexError, OverflowError, ValueError):
             raise CorruptionError(number, "its cells lead outside it") from None
         for descriptor in named:
@@ -272,6 +269,8 @@ def reassert(storage: Storage, state: Believed) -> None:
             offset += len(piece)
     storage.write(state.slot * size, [meta_page.encode(meta, state.slot)])
     other = state.other
-    if other is None or state.rejected or _age(other) >= _age(meta):
+    # Where both slots hold this very state, as in a new file, one of them stays as it is: a device that spoils the
+    # sectors that it is rewriting must not spoil both.
+    if other is None or state.rejected or (_age(other) == _age(meta) and other != meta):
         storage.write((1 - state.slot) * size, [meta_page.encode(meta, 1 - state.slot)])
     storage.flush()

@@ -14,7 +14,7 @@ commits, or aborts if the block raised.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from cowdb import format as fmt
 from cowdb.catalog import find_tree, name_key, tree_names
@@ -23,7 +23,6 @@ from cowdb.errors import ClosedError, KeyNotFoundError
 from cowdb.space import FORKED
 from cowdb.tree import Reader
 from cowdb.views import Tree, WriteTree
-from cowdb.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +99,7 @@ class Transaction(Tree):
         for tree in (self, self._catalog, *self._trees.values()):
             tree.space = space
 
-    def __enter__(self) -> Transaction:
+    def __enter__(self) -> Self:
         """Use it as a block; it ends with it."""
         self.open_space()
         return self
@@ -240,7 +239,7 @@ class WriteTransaction(WriteTree):
         if end is not None:
             end(self._draft)
 
-    def __enter__(self) -> WriteTransaction:
+    def __enter__(self) -> Self:
         """Use it as a block: it commits at the end, and aborts if the block raises."""
         self.open_space()
         return self
@@ -255,7 +254,9 @@ class WriteTransaction(WriteTree):
 
     def __del__(self) -> None:
         if getattr(self, "_end", None) is not None:
-            warnings.warn("a write transaction was forgotten; it is aborted", ResourceWarning, stacklevel=2, source=self)
+            warnings.warn(
+                "a write transaction was forgotten; it is aborted", ResourceWarning, stacklevel=2, source=self
+            )
             self.abort()
 
     def __repr__(self) -> str:
@@ -265,10 +266,10 @@ class WriteTransaction(WriteTree):
         raise TypeError("a transaction cannot be pickled; pickle the Database and begin another one there")
 
 
-def _writer_type(pin: Callable[[], Any]) -> Callable[..., Writer]:
+def _writer_type(pin: Callable[[], Any]) -> Callable[..., WriteTree]:
     """Makes the writers of named trees, which share the transaction's pin."""
 
-    def make(*arguments: Any) -> Writer:
+    def make(*arguments: Any) -> WriteTree:
         tree = WriteTree(*arguments)
         tree._pin = pin  # noqa: SLF001 - they are one
         return tree

@@ -247,9 +247,9 @@ class Reader:
             if key is None:
                 return default
         if self.page is not None or not self.depth:
-            hit = self.find(key)  # type: ignore[arg-type]  # bytes by now
+            hit = self.find(key)
             return default if hit is None else self.value(*hit)
-        found = self.locate(key, self.bits, self.depth - 1)  # type: ignore[arg-type]  # bytes by now
+        found = self.locate(key, self.bits, self.depth - 1)
         if found is None:
             return default
         cell, payload = found
@@ -283,7 +283,7 @@ class Reader:
             key = lookup_key(key)
             if key is None:
                 return False
-        return self.find(key) is not None  # type: ignore[arg-type]  # bytes by now
+        return self.find(key) is not None
 
     def __len__(self) -> int:
         """Number of entries. O(1)."""

@@ -31,9 +31,7 @@ Item = tuple[bytes, bytes]
 class _Range:
     """Bounds in one tree; the base of the three views."""
 
-    def __init__(
-        self, tree: Reader, low: bytes | None, high: bytes | None, reverse: bool, limit: int | None
-    ) -> None:
+    def __init__(self, tree: Reader, low: bytes | None, high: bytes | None, reverse: bool, limit: int | None) -> None:
         self._tree = tree
         self._low = low
         self._high = high
@@ -253,8 +251,6 @@ class Tree(Reader, _Readable):
         """`pin` gives a mapping that keeps the snapshot alive as long as it is held itself."""
         super().__init__(space, descriptor)
         self._pin = pin
-
-    __getitem__ = _Readable.__getitem__  # type: ignore[assignment]  # Reader has none of its own
 
     def floor(self, key: object) -> Item | None:
         """The item with the greatest key that is <= `key`, or None. O(log n)."""

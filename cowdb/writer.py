@@ -24,14 +24,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TYPE_CHECKING
 
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
 from cowdb.errors import CorruptionError, KeySizeError
 from cowdb.page import Page, branch_size, leaf_size, middle, shortest_separator
-from cowdb.space import Space
 from cowdb.tree import Reader, as_key
+
+if TYPE_CHECKING:
+    from cowdb.space import Space
 
 __all__ = ["Changes", "Writer"]
 
@@ -74,8 +76,8 @@ class Writer(Reader):
     """A tree that is being changed by one write transaction."""
 
     __slots__ = (
-        "_greatest", "_slack", "_tail", "branch_pages", "changes", "inline_limit", "key_limit", "leaf_pages",
-        "overflow_pages", "page_size", "pending", "values", "version",
+        "_greatest", "_slack", "_tail", "branch_pages", "changes", "inline_limit", "key_limit", "large", "leaf_pages",
+        "overflow_pages", "page_size", "pending", "version",
     )  # fmt: skip
 
     def __init__(self, space: Space, descriptor: fmt.Descriptor, changes: Changes) -> None:
@@ -88,7 +90,7 @@ class Writer(Reader):
         self.key_limit = fmt.max_key_size(space.page_size)
         self.inline_limit = fmt.max_inline_value(space.page_size)
         self._slack = space.page_size - space.page_size // 16
-        self.values: dict[int, bytes] = {}  # overflow values that are not written yet, by their number
+        self.large: dict[int, bytes] = {}  # overflow values that are not written yet, by their number
         self.pending = 0  # the number of the next one
         self.version = 0  # rises with every change, for iterators
         self._tail: list[Page] | None = None  # the dirty path to the last leaf, while it is known
@@ -113,7 +115,7 @@ class Writer(Reader):
 
     def _pending_value(self, number: int) -> bytes:
         """An overflow value that is not written yet. Only a forged page can name one that there is not."""
-        value = self.values.get(number)
+        value = self.large.get(number)
         if value is None:
             raise CorruptionError(-1, "an overflow value without a page")
         return value
@@ -250,12 +252,11 @@ class Writer(Reader):
             leaf.count -= 1
             path = [(page, page.cells - 1) for page in tail[:-1]]
             self._divide_leaf(path, leaf, leaf.cells, (key, info, payload))
-            page = self.page
-            assert page is not None
-            tail = [page]
-            while page.level:
-                page = self._own(page, page.cells - 1)
-                tail.append(page)
+            last = self._current([])
+            tail = [last]
+            while last.level:
+                last = self._own(last, last.cells - 1)
+                tail.append(last)
             self._tail = tail
             self._greatest = key
         self.version += 1
@@ -276,7 +277,7 @@ class Writer(Reader):
             return length, value
         number = self.pending
         self.pending += 1
-        self.values[number] = value
+        self.large[number] = value
         self.overflow_pages += fmt.overflow_pages(length, self.page_size)
         self.changes.dirty += length
         return _OVERFLOW_INFO, fmt.Reference(0, self.changes.birth, length, number).pack()
@@ -290,12 +291,12 @@ class Writer(Reader):
                 self._free_run(reference.number, pages, reference.birth)
             else:
                 self._pending_value(reference.checksum)
-                del self.values[reference.checksum]
+                del self.large[reference.checksum]
                 self.changes.dirty -= reference.count
             self.overflow_pages -= pages
 
     def _free_run(self, number: int, pages: int, birth: int) -> None:
-        """Note a run as freed; a forged reference frees nothing outside the file and nothing of the future (I4, I10)."""
+        """Note a run as freed; a forged reference frees nothing outside the file or of the future (I4, I10)."""
         last = self.open_space().pages - pages
         if not fmt.FIRST_DATA_PAGE <= number <= last or birth > self.changes.birth:
             raise CorruptionError(number, f"a reference to {pages} pages, born in {birth}, makes no sense")
@@ -615,7 +616,7 @@ class Writer(Reader):
 
     def dirty_pages(self) -> tuple[int, list[int]]:
         """How many single pages the seal will write, and the lengths in pages of its overflow runs."""
-        runs = [fmt.overflow_pages(len(value), self.page_size) for value in self.values.values()]
+        runs = [fmt.overflow_pages(len(value), self.page_size) for value in self.large.values()]
         return (_dirty_below(self.page) if self.page is not None else 0), runs
 
     def seal(self, numbers: Iterator[int], place_run: Callable[[int], int], emit: Emit) -> fmt.Descriptor:
@@ -627,7 +628,7 @@ class Writer(Reader):
             self.bits = self._seal(self.page, numbers, place_run, emit)
             self.page = None
         self._tail = None
-        self.values.clear()
+        self.large.clear()
         return self.descriptor()
 
     def _seal(self, page: Page, numbers: Iterator[int], place_run: Callable[[int], int], emit: Emit) -> int:
@@ -636,7 +637,7 @@ class Writer(Reader):
             for index, kid in enumerate(page.kids):
                 if kid is not None:
                     page.set_reference(index, self._seal(kid, numbers, place_run, emit))
-        elif self.values:
+        elif self.large:
             for index, raw in page.overflow_entries():
                 reference = fmt.unpack_reference(raw)
                 if not reference.number:
@@ -665,4 +666,3 @@ def _dirty_below(page: Page) -> int:
     if page.kids is None:
         return 1
     return 1 + sum(_dirty_below(kid) for kid in page.kids if kid is not None)
-
