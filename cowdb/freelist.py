@@ -21,15 +21,16 @@ the ready runs are used up.  Nothing here costs more for a longer free list.
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sortedcontainers import SortedDict, SortedList
 
 from cowdb.errors import CorruptionError
 
 if TYPE_CHECKING:
-    from cowdb.meta import CarriedRun
     from collections.abc import Iterable, Sequence
+
+    from cowdb.meta import CarriedRun
 
 __all__ = ["FreeList", "Run"]
 

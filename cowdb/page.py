@@ -28,7 +28,7 @@ indexes and CPU caches", ICDE 2001 ("poor man's normalized keys").
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any, Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
 from cowdb.checksum import crc32c

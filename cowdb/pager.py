@@ -334,7 +334,7 @@ class Pager:
             draft.allotted = False
             self.next_transaction = _next_id(transaction)
             self.gate.publish(meta, space)
-        except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
+        except BaseException as error:
             # The file may hold a state that nobody here knows: writing on from the one before could lose either.
             if self._poison is None:
                 self._poison = f"a commit was interrupted ({error!r})"

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cowdb.space import Space
     from cowdb.meta import Meta
+    from cowdb.space import Space
 
 __all__ = ["Gate", "Snapshot"]
 
