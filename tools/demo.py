@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import random
 import signal
 import subprocess
@@ -322,6 +323,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.dir:
         arguments.dir.mkdir(parents=True, exist_ok=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no cows sees their numbers
     start = time.perf_counter()
     print(style(f"cowdb {cowdb.__version__}", "1") + f" on Python {sys.version.split()[0]}")
     try:
