@@ -307,7 +307,10 @@ class Page:
         append = found.append
         for length, offset in self._places(data, first, last):
             middle = offset + 2 + length
-            info = data[offset] | data[offset + 1] << 8
+            try:
+                info = data[offset] | data[offset + 1] << 8
+            except IndexError:
+                raise self._broken() from None
             if info > _LENGTH_MASK:
                 append((prefix + data[offset + 2 : middle], fetch(data[middle : middle + _REFERENCE_SIZE])))
             else:

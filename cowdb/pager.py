@@ -555,6 +555,7 @@ class Pager:
 
     def spill(self, draft: Draft) -> None:
         """Write the dirty pages of `draft` early; its trees go on from the written pages."""
+        draft.main.open_space()  # an early write that failed has ended the draft
         draft.changes.torn = True
         try:
             self._write_early(draft)
