@@ -106,7 +106,7 @@ class Draft:
     def close(self) -> None:
         """End it: every tree of it refuses from now on."""
         for writer in self.writers():
-            writer.close()
+            Reader.close(writer)  # not the main tree's own close, which ends the whole transaction
 
 
 class Pager:
