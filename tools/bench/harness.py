@@ -144,6 +144,24 @@ def file_size(path: Path) -> int:
     return path.stat().st_size
 
 
+def flush_time(directory: Path) -> float:
+    """Seconds that the disk takes to keep one page: write 8 KiB in place and flush, the median of 100."""
+    path = directory / "flush"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, bytes(8192))
+        os.fsync(descriptor)
+
+        def keep() -> None:
+            os.pwrite(descriptor, os.urandom(8192), 0)
+            os.fsync(descriptor)
+
+        return statistics.median(timed(keep) for _ in range(100))
+    finally:
+        os.close(descriptor)
+        path.unlink()
+
+
 def say(text: str) -> None:
     """Tell what goes on, beside the table, which goes to standard output."""
     print(text, file=sys.stderr, flush=True)
