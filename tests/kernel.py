@@ -1,0 +1,169 @@
+"""What the tests of the kernel share: a tree without a database around it, and a database on a disk in memory.
+
+`Kernel` stands in for the pager: it gives out page numbers one after the other and never uses one again.  `audit` looks
+at every page of a tree that is being changed, dirty and clean, and gives its entries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import cowdb
+from cowdb import format as fmt
+from cowdb.database import open_on
+from cowdb.page import Page
+from cowdb.space import Space
+from cowdb.testing import MemoryDisk
+from cowdb.tree import Reader
+from cowdb.writer import Changes, Writer
+
+Item = tuple[bytes, bytes]
+
+
+class CountingReader(Reader):
+    """Notes the level of every clean page that it looks at."""
+
+    __slots__ = ("levels",)
+
+    def load(self, bits: int, level: int) -> Page:
+        self.levels.append(level)
+        return super().load(bits, level)
+
+
+class CountingWriter(Writer):
+    """Notes the level of every clean page that it looks at."""
+
+    __slots__ = ("levels",)
+
+    def load(self, bits: int, level: int) -> Page:
+        self.levels.append(level)
+        return super().load(bits, level)
+
+
+class Kernel:
+    """An image of a file with one tree in it."""
+
+    def __init__(self, page_size: int = 4096) -> None:
+        self.page_size = page_size
+        self.image = bytearray(2 * page_size)
+        self.descriptor = fmt.EMPTY_TREE
+        self.birth = 0
+
+    def space(self) -> Space:
+        return Space(bytes(self.image), self.page_size)
+
+    def reader(self) -> CountingReader:
+        reader = CountingReader(self.space(), self.descriptor)
+        reader.levels = []
+        return reader
+
+    def writer(self) -> CountingWriter:
+        """The next transaction's writer; nothing is kept of it without `seal`."""
+        changes = Changes(self.birth + 1, 1 << 40, lambda: None)
+        writer = CountingWriter(self.space(), self.descriptor, changes)
+        writer.levels = []
+        return writer
+
+    def seal(self, writer: Writer) -> fmt.Descriptor:
+        """Append the dirty pages to the image; they are the tree from now on."""
+        size = self.page_size
+        pages, runs = writer.dirty_pages()
+        first = len(self.image) // size
+        places: dict[int, list[int]] = {}
+        at = first + pages
+        for length in runs:
+            places.setdefault(length, []).append(at)
+            at += length
+        self.image += bytes((at - first) * size)
+
+        def emit(number: int, buffers: list[Any]) -> None:
+            raw = b"".join(map(bytes, buffers))
+            self.image[number * size : number * size + len(raw)] = raw
+
+        numbers = iter(range(first, first + pages))
+        self.descriptor = writer.seal(numbers, lambda length: places[length].pop(), emit)
+        self.birth += 1
+        assert next(numbers, None) is None, "the seal wrote fewer pages than it announced"
+        assert not any(places.values())
+        assert len(self.image) == at * size
+        return self.descriptor
+
+    def put(self, items: Any) -> CountingWriter:
+        """Store `items` in one transaction; the writer, sealed."""
+        writer = self.writer()
+        writer.update(items)
+        self.seal(writer)
+        return writer
+
+
+def audit(tree: Reader) -> list[Item]:
+    """The entries of a tree, after a look at the shape of each of its pages (I6, I7) and at the counts of pages."""
+    branches = leaves = overflow = 0
+    items: list[Item] = []
+    size = tree.open_space().page_size
+
+    def walk(page: Page, level: int, low: bytes, high: bytes | None, count: int | None) -> int:
+        nonlocal branches, leaves, overflow
+        assert page.level == level
+        assert count is None or page.kids is None or page.count == count
+        slots_end = page.start * 8 - page.at + 8 * page.cells
+        assert 32 <= slots_end <= page.heap <= size
+        raw = bytes(page.data[page.at : page.at + size])
+        assert not any(raw[slots_end : page.heap]), "the gap is zero"
+        keys = [page.key(index) for index in range(page.cells)]
+        assert keys == sorted(set(keys)), "keys rise strictly (I7)"
+        held = keys[1:] if level else keys
+        assert all(low <= key and (high is None or key < high) for key in held)
+        if level:
+            branches += 1
+            assert page.cells >= 2, "a branch leads to at least two pages"
+            total = 0
+            for index in range(page.cells):
+                below = keys[index] if index else low
+                above = keys[index + 1] if index + 1 < page.cells else high
+                wanted = page.child_count(index)
+                found = walk(tree.child(page, index), level - 1, below, above, wanted)
+                assert found == wanted, "counts are true (I6)"
+                total += found
+        else:
+            leaves += 1
+            total = page.cells
+            assert total
+            for index, key in enumerate(keys):
+                info, payload = page.payload(index)
+                value = tree.value(info, payload)
+                if info >> fmt.LENGTH_BITS:
+                    overflow += fmt.overflow_pages(len(value), size)
+                items.append((key, value))
+        return total
+
+    root = tree.root_page()
+    if root is None:
+        assert tree.depth == 0
+    else:
+        assert tree.depth == root.level + 1
+        assert walk(root, root.level, b"", None, None) == len(tree) == len(items)
+    if isinstance(tree, Writer):
+        assert (tree.branch_pages, tree.leaf_pages, tree.overflow_pages) == (branches, leaves, overflow)
+    return items
+
+
+@contextlib.contextmanager
+def database(page_size: int = 4096, *, disk: MemoryDisk | None = None, **options: Any) -> Iterator[cowdb.Database]:
+    """A database in memory; it must pass the checker at the end, and again after it was closed and opened."""
+    disk = MemoryDisk() if disk is None else disk
+    with open_on(disk, "/db", page_size=page_size, **options) as db:
+        yield db
+        assert db.check() == []
+    with open_on(disk, "/db", page_size=page_size, **options) as db:
+        assert db.check() == []
+    disk.check_mappings()
+
+
+def numbered(count: int, width: int = 20) -> list[Item]:
+    """`count` items in key order."""
+    return [(b"key%08d" % number, b"v" * width) for number in range(count)]
+
+
