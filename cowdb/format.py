@@ -22,6 +22,7 @@ A slotted page, branch or leaf:
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Final, NamedTuple
 
@@ -131,6 +132,7 @@ FREE_KEY_STRUCT: Final = struct.Struct(">QQ")
 """Keys of the free tree are big-endian, so that they sort by transaction."""
 
 
+@functools.cache
 def runs_struct(runs: int) -> struct.Struct:
     """Struct of `runs` free runs in a row, four integers each: in the carry list or in a record."""
     return struct.Struct(f"<{4 * runs}Q")

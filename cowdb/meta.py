@@ -17,6 +17,7 @@ field before anybody may compute with it (I10).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
@@ -82,7 +83,7 @@ def encode(meta: Meta, slot: int) -> bytes:
     page = bytearray(meta.page_size)
     page[: len(body)] = body
     if meta.carried:
-        flat = [number for run in meta.carried for number in run]
+        flat = itertools.chain.from_iterable(meta.carried)
         fmt.runs_struct(len(meta.carried)).pack_into(page, fmt.META.size, *flat)
     checksum = crc32c(memoryview(page)[fmt.CHECKSUM_SIZE :])
     page[: fmt.CHECKSUM_SIZE] = checksum.to_bytes(fmt.CHECKSUM_SIZE, "little")

@@ -53,6 +53,7 @@ _BLANK_REFERENCE: Final = bytes(fmt.REFERENCE_SIZE)
 _CELL_HEAD: Final = fmt.CELL_HEAD_SIZE
 _LENGTH_MASK: Final = fmt.LENGTH_MASK
 _SLOT: Final = fmt.SLOT_SIZE
+_FEW: Final = 4
 
 
 def common_prefix_length(a: bytes, b: bytes) -> int:
@@ -433,6 +434,15 @@ class Page:
         data[end - _SLOT : end] = bytes(_SLOT)
         self.dead += size
         self.cells -= 1
+
+    def dirty_kids(self) -> list[tuple[int, Page]]:
+        """Index and page of each dirty child of a dirty branch, in order. O(cells), fast if they are few."""
+        kids = self.kids
+        assert kids is not None
+        dirty = list(filter(None, kids))
+        if len(dirty) <= _FEW:
+            return [(kids.index(kid), kid) for kid in dirty]
+        return [(index, kid) for index, kid in enumerate(kids) if kid is not None]
 
     def set_reference(self, index: int, bits: int) -> None:
         """Write the reference of child `index`, whose page was sealed."""

@@ -78,9 +78,10 @@ class Draft:
     def __init__(self, pager: Pager, meta: Meta, space: Space) -> None:
         self.meta = meta
         self.changes = Changes(pager.next_transaction, pager.memory_budget, self.spill)
-        self.main = Writer(space, meta.main, self.changes)
-        self.catalog = Writer(space, meta.catalog, self.changes)
-        self.free = Writer(space, meta.free, self.changes)
+        self.space = space
+        self.main: Writer = Writer(space, meta.main, self.changes)
+        self._catalog: Writer | None = None
+        self._free: Writer | None = None
         self.named: dict[str, Writer] = {}
         self.writer_type: Callable[..., Writer] = Writer
         self.page_count = meta.page_count
@@ -88,9 +89,45 @@ class Draft:
         self.written = 0  # pages written early, to keep within the memory budget
         self._pager = pager
 
+    @property
+    def catalog(self) -> Writer:
+        """The catalog's writer, made when it is first asked for."""
+        if self._catalog is None:
+            self._catalog = Writer(self.space, self.meta.catalog, self.changes)
+        return self._catalog
+
+    @property
+    def free(self) -> Writer:
+        """The free tree's writer, made when it is first asked for."""
+        if self._free is None:
+            self._free = Writer(self.space, self.meta.free, self.changes)
+        return self._free
+
     def writers(self) -> list[Writer]:
-        """Every tree's writer; the catalog after the named trees, the free tree last."""
-        return [self.main, *self.named.values(), self.catalog, self.free]
+        """The writers of the trees that were looked at; the catalog after the named trees, without the free tree."""
+        found = [self.main, *self.named.values()]
+        if self._catalog is not None:
+            found.append(self._catalog)
+        return found
+
+    def descriptors(self, seal: Callable[[Writer], fmt.Descriptor]) -> tuple[fmt.Descriptor, fmt.Descriptor]:
+        """Catalog and free tree, sealed if they were touched."""
+        catalog = self.meta.catalog if self._catalog is None else seal(self._catalog)
+        free = self.meta.free if self._free is None else seal(self._free)
+        return catalog, free
+
+    def free_changed(self) -> bool:
+        """True if the free tree was changed."""
+        return self._free is not None and self._free.changed
+
+    def move(self, space: Space) -> None:
+        """Go on with a larger mapping."""
+        self.space = space
+        for writer in self._all():
+            writer.space = space
+
+    def _all(self) -> list[Writer]:
+        return self.writers() if self._free is None else [*self.writers(), self._free]
 
     def spill(self) -> None:
         """Write all dirty pages early, because they fill the memory budget."""
@@ -100,12 +137,12 @@ class Draft:
         """The writer of a named tree."""
         writer = self.named.get(name)
         if writer is None:
-            writer = self.named[name] = self.writer_type(self.main.open_space(), descriptor, self.changes)
+            writer = self.named[name] = self.writer_type(self.space, descriptor, self.changes)
         return writer
 
     def close(self) -> None:
         """End it: every tree of it refuses from now on."""
-        for writer in self.writers():
+        for writer in self._all():
             Reader.close(writer)  # not the main tree's own close, which ends the whole transaction
 
 
@@ -240,7 +277,7 @@ class Pager:
         changes = draft.changes
         if changes.torn:
             raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
-        if not any(writer.changed for writer in draft.writers()):
+        if not any([writer.changed for writer in draft.writers()]):
             return
         free = self._free
         durable = self.words.durable
@@ -260,9 +297,11 @@ class Pager:
         live = self.live()
         free.settle(live)
         self._release(draft, live)
-        numbers, runs = self._allot(draft, draft.writers()[:-1], live)
+        numbers, runs = self._allot(draft, draft.writers(), live)
         self._save_free_list(draft, live)
-        more, _ = self._allot(draft, [draft.free], live, fetch=False)
+        if draft.free_changed():
+            more, _ = self._allot(draft, [draft.free], live, fetch=False)
+            numbers = itertools.chain(numbers, more)
         draft.page_count = free.take_tail(draft.page_count)
 
         # 3. Seal: number, birth and checksum into every dirty page, children before parents.
@@ -273,8 +312,7 @@ class Pager:
         for name, tree in draft.named.items():
             if tree.changed:
                 _set_descriptor(draft.catalog, name, tree.seal(numbers, place, emit))
-        catalog = draft.catalog.seal(numbers, place, emit)
-        free_tree = draft.free.seal(more, place, emit)
+        catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, emit))
         written = _bytes_of(sealed) + draft.written * self.page_size
         two_flushes = not lazy and self._unsynced + written > self.two_flush_limit
         meta = dataclasses.replace(
@@ -402,7 +440,7 @@ class Pager:
         """
         free = self._free
         assert free is not None
-        if free.ready_pages >= wanted or not draft.free.depth:
+        if free.ready_pages >= wanted or not (draft.free_changed() or draft.meta.free.depth):
             return
         if not self._scan_blockers <= set(live):
             self._scanned = b""
@@ -573,7 +611,7 @@ class Pager:
         draft.allotted = True
         for run in coalesce(own, changes.birth):
             self._free.add(run, live)
-        writers = draft.writers()[:-1]
+        writers = draft.writers()
         numbers, runs = self._allot(draft, writers, live, fetch=False)
         sealed: list[tuple[int, list[Any]]] = []
         place = _placer(runs)
@@ -584,9 +622,7 @@ class Pager:
         draft.written += _bytes_of(sealed) // self.page_size
         space = draft.main.open_space()
         if draft.page_count > space.pages:
-            space = self._map(space)
-            for writer in draft.writers():
-                writer.space = space
+            draft.move(self._map(space))
         changes.dirty = 0
 
     # ------------------------------------------------------------ sync and close

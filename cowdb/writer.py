@@ -22,6 +22,7 @@ touched no allocator, and neighbours in key order become neighbours on disk.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -76,13 +77,14 @@ class Writer(Reader):
     """A tree that is being changed by one write transaction."""
 
     __slots__ = (
-        "_greatest", "_slack", "_tail", "branch_pages", "changes", "inline_limit", "key_limit", "large", "leaf_pages",
+        "_greatest", "_sealed", "_slack", "_tail", "branch_pages", "changes", "inline_limit", "key_limit", "large", "leaf_pages",
         "overflow_pages", "page_size", "pending", "version",
     )  # fmt: skip
 
     def __init__(self, space: Space, descriptor: fmt.Descriptor, changes: Changes) -> None:
         super().__init__(space, descriptor)
         self.changes = changes
+        self._sealed = descriptor
         self.branch_pages = descriptor.branch_pages
         self.leaf_pages = descriptor.leaf_pages
         self.overflow_pages = descriptor.overflow_pages
@@ -622,28 +624,31 @@ class Writer(Reader):
     def seal(self, numbers: Iterator[int], place_run: Callable[[int], int], emit: Emit) -> fmt.Descriptor:
         """Give every dirty page its number, birth and checksum, children first, and hand it to `emit`.
 
-        Afterwards the tree is clean: its root is a reference again (I3).
+        Afterwards the tree is clean: its root is a reference again (I3).  The
+        first numbers go to branches: they live shortest, so the lowest pages,
+        beside the meta pages, are written again and again, and leaves stay put.
         """
+        if not self.version:
+            return self._sealed
         if self.page is not None:
-            self.bits = self._seal(self.page, numbers, place_run, emit)
+            branches = list(itertools.islice(numbers, _dirty_branches(self.page)))
+            self.bits = self._seal(self.page, (numbers, iter(branches)), place_run, emit)
             self.page = None
         self._tail = None
         self.large.clear()
         return self.descriptor()
 
-    def _seal(self, page: Page, numbers: Iterator[int], place_run: Callable[[int], int], emit: Emit) -> int:
+    def _seal(self, page: Page, numbers: tuple[Iterator[int], Iterator[int]], place_run: Callable[[int], int], emit: Emit) -> int:
         if page.level:
-            assert page.kids is not None
-            for index, kid in enumerate(page.kids):
-                if kid is not None:
-                    page.set_reference(index, self._seal(kid, numbers, place_run, emit))
+            for index, kid in page.dirty_kids():
+                page.set_reference(index, self._seal(kid, numbers, place_run, emit))
         elif self.large:
             for index, raw in page.overflow_entries():
                 reference = fmt.unpack_reference(raw)
                 if not reference.number:
                     value = self._pending_value(reference.checksum)
                     page.set_payload(index, self._seal_value(value, place_run, emit))
-        number = next(numbers)
+        number = next(numbers[page.level > 0])
         bits = page.seal(number, self.changes.birth)
         emit(number, [page.data])
         return bits
@@ -661,8 +666,11 @@ class Writer(Reader):
         return fmt.Reference(number, birth, len(value), checksum).pack()
 
 
+def _dirty_branches(page: Page) -> int:
+    """Dirty branches of the subtree below dirty `page`, itself included."""
+    return 1 + sum(map(_dirty_branches, filter(None, page.kids))) if page.kids else 0
+
+
 def _dirty_below(page: Page) -> int:
     """Dirty pages of the subtree below dirty `page`, itself included."""
-    if page.kids is None:
-        return 1
-    return 1 + sum(_dirty_below(kid) for kid in page.kids if kid is not None)
+    return 1 + sum(map(_dirty_below, filter(None, page.kids))) if page.kids else 1
