@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
-from cowdb.errors import CorruptionError, KeySizeError
+from cowdb.errors import CorruptionError, Error, KeySizeError
 from cowdb.page import Page, branch_size, leaf_size, middle, shortest_separator
 from cowdb.tree import Reader, as_key
 
@@ -41,6 +41,8 @@ __all__ = ["Changes", "Writer"]
 _BLANK: Final = bytes(fmt.REFERENCE_SIZE)
 _OVERFLOW_INFO: Final = fmt.OVERFLOW << fmt.LENGTH_BITS | fmt.REFERENCE_SIZE
 _HEADER: Final = fmt.PAGE_HEADER.struct
+
+INTERRUPTED: Final = "a change was interrupted in the middle, so this transaction can only be aborted"
 
 Emit = Callable[[int, list[Any]], None]
 """Takes a page number and the buffers to be written from there on."""
@@ -181,6 +183,8 @@ class Writer(Reader):
         if len(key) > self.key_limit:
             raise KeySizeError(len(key), self.key_limit)
         changes = self.changes
+        if changes.torn:
+            raise Error(INTERRUPTED)
         if changes.dirty > changes.budget:
             changes.spill()
         tail = self._tail
@@ -376,9 +380,11 @@ class Writer(Reader):
         if key.__class__ is not bytes:
             key = as_key(key)
         assert isinstance(key, bytes)
+        changes = self.changes
+        if changes.torn:
+            raise Error(INTERRUPTED)
         if self.find(key) is None:
             return False
-        changes = self.changes
         if changes.dirty > changes.budget:
             changes.spill()
         path, leaf = self._own_path(key)
@@ -403,20 +409,25 @@ class Writer(Reader):
 
     def _rebalance(self, path: list[tuple[Page, int]], page: Page) -> None:
         """Merge a page that has become small, or let it share with a neighbour; then look at its parent."""
+        changes = self.changes
+        torn = changes.torn
         while self._is_small(page):
             if not path:
                 self._shrink_root(page)
-                return
+                break
             parent, index = path[-1]
             path = path[:-1]
             if not page.cells:
                 self._drop_child(path, parent, index)
             else:
                 first = index if index + 1 < parent.cells else index - 1
-                # Both are made dirty before anything changes: a damaged neighbour leaves the tree as it was.
+                # Both are made dirty before anything changes: a damaged neighbour leaves the tree as it was, which
+                # may be committed with a small page, but not with a branch that leads nowhere else.
+                changes.torn = torn or (page.level > 0 and page.cells < 2)
                 left, right = self._own(parent, first), self._own(parent, first + 1)
                 self._join(path, parent, first, left, right)
             page = self._current(path)
+        changes.torn = torn
 
     def _current(self, path: list[tuple[Page, int]]) -> Page:
         """The dirty page where `path` leads now."""
@@ -450,7 +461,6 @@ class Writer(Reader):
         entries = parent.branch_entries()
         del entries[index]
         self._swap(path, Page.build_branch(entries, self.page_size, parent.level))
-        self.changes.torn = False
 
     def _join(self, path: list[tuple[Page, int]], parent: Page, first: int, left: Page, right: Page) -> None:
         """Merge children `first` and `first` + 1 of `parent`, or divide their entries evenly."""
@@ -487,7 +497,6 @@ class Writer(Reader):
             new_left, new_right = build(both[:place]), build(both[place:])
             self._swap([*path, (parent, first)], new_left)
             self._add_child([*path, (parent, first)], separator, new_left, new_right)
-        self.changes.torn = False
 
     # ------------------------------------------------------------ delete a range
 
@@ -501,6 +510,8 @@ class Writer(Reader):
         if start is not None and stop is not None and start >= stop:
             return 0
         self.open_space()
+        if self.changes.torn:
+            raise Error(INTERRUPTED)
         before = len(self)
         root = self._own_root()
         if root is None:
