@@ -49,7 +49,7 @@ class FreeList:
 
     def __init__(self) -> None:
         self._lengths: SortedDict[int, int] = SortedDict()  # start -> length of the ready runs
-        self._by_length: SortedList[Run] = SortedList()  # (length, start) of the same
+        self._by_length: SortedList[Run] = SortedList()  # (length, start) of those that are longer than a page
         self._held: dict[int, list[CarriedRun]] = {}  # blocker -> runs
         self.held_runs = 0
         self.ready_pages = 0
@@ -75,7 +75,7 @@ class FreeList:
 
     def settle(self, live: Sequence[int]) -> None:
         """Look again at the runs whose blocker is gone. O(those runs)."""
-        for blocker in [blocker for blocker in self._held if blocker not in live]:
+        for blocker in self._held.keys() - live:
             for run in self._held.pop(blocker):
                 self.held_runs -= 1
                 self.held_pages -= run[1]
@@ -105,12 +105,17 @@ class FreeList:
                 self._forget(before, before_length)
                 start = before
                 length += before_length
-        lengths[start] = length
-        self._by_length.add((length, start))
+        self._keep(start, length)
+
+    def _keep(self, start: int, length: int) -> None:
+        self._lengths[start] = length
+        if length > 1:
+            self._by_length.add((length, start))
 
     def _forget(self, start: int, length: int) -> None:
         del self._lengths[start]
-        self._by_length.remove((length, start))
+        if length > 1:
+            self._by_length.remove((length, start))
 
     # ------------------------------------------------------------ taking
 
@@ -122,8 +127,7 @@ class FreeList:
             self._forget(start, length)
             part = min(length, pages)
             if part < length:
-                self._lengths[start + part] = length - part
-                self._by_length.add((length - part, start + part))
+                self._keep(start + part, length - part)
             taken.append((start, part))
             pages -= part
             self.ready_pages -= part
@@ -131,14 +135,16 @@ class FreeList:
 
     def take_run(self, pages: int) -> int | None:
         """The start of a ready run of `pages` pages, best fit; None if there is none. O(log n)."""
+        if pages == 1:
+            single = self.take(1)
+            return single[0][0] if single else None
         place = self._by_length.bisect_left((pages, 0))
         if place == len(self._by_length):
             return None
         length, start = self._by_length[place]
         self._forget(start, length)
         if length > pages:
-            self._lengths[start + pages] = length - pages
-            self._by_length.add((length - pages, start + pages))
+            self._keep(start + pages, length - pages)
         self.ready_pages -= pages
         return int(start)
 

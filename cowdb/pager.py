@@ -371,6 +371,8 @@ class Pager:
             self.failpoint("publish")
             draft.allotted = False
             self.next_transaction = _next_id(transaction)
+            for number, _ in sealed:
+                space.trust(number, transaction)
             self.gate.publish(meta, space)
         except BaseException as error:
             # The file may hold a state that nobody here knows: writing on from the one before could lose either.

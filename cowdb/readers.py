@@ -11,6 +11,7 @@ the live ones before it uses a freed page again (I2, P6).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -77,12 +78,9 @@ class Gate:
 
     def _settle(self) -> None:
         """End the uses that finalizers left behind."""
-        while True:
-            try:
-                snapshot = self._left.popleft()
-            except IndexError:
-                return
-            self.end(snapshot)
+        while self._left:
+            with contextlib.suppress(IndexError):  # another thread may have been faster
+                self.end(self._left.popleft())
 
     def publish(self, meta: Meta, space: Space) -> None:
         """Let the readers that begin from now on see `meta`."""

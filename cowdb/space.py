@@ -8,6 +8,9 @@ of births, four bytes a page, is enough.
     verified:   page    0    1    2    3    4    5 ...
                 birth   0    0   41   17    0   42      0: not met yet
 
+Branches that are visited often are kept unpacked as well, by the whole reference
+that leads to them, so that one of them costs a lookup one binary search.
+
 Only the low 32 bits of a birth are kept; transaction ids whose low 32 bits are
 zero are never given out, so that 0 can mean "not met".
 """
@@ -25,6 +28,11 @@ __all__ = ["BIRTH_MASK", "FORKED", "Space"]
 
 BIRTH_MASK: Final = 0xFFFFFFFF
 _HEADER: Final = fmt.PAGE_HEADER.struct
+_VISITS: Final = 16
+_KEPT_CELLS: Final = 200_000
+
+Branch = tuple[list[bytes], list[int]]
+"""A branch unpacked: the separators, without the one of cell 0, and the packed references of the children."""
 
 
 class Space:
@@ -35,7 +43,7 @@ class Space:
     beyond the mapping (I10).
     """
 
-    __slots__ = ("data", "page_size", "pages", "verified", "verify", "word_shift", "words")
+    __slots__ = ("_visits", "branches", "data", "page_size", "pages", "verified", "verify", "word_shift", "words")
 
     def __init__(self, mapping: Any, page_size: int, *, verify: bool = True, before: Space | None = None) -> None:
         """`before` is the smaller mapping of the same file that this one follows. O(pages)."""
@@ -46,9 +54,35 @@ class Space:
         self.word_shift = page_size.bit_length() - 4
         self.verify = verify
         self.verified = array("I", bytes(4 * self.pages))
+        self.branches: dict[int, Branch] = {}
+        self._visits: dict[int, int] = {}
         if before is not None:
+            self.branches = before.branches
             shared = min(self.pages, before.pages)
             self.verified[:shared] = before.verified[:shared]
+
+    def warm(self, bits: int, page: Any) -> None:
+        """Count a visit to the branch behind the packed reference `bits`; unpack it when it is visited often.
+
+        What is kept is bounded, by about `_KEPT_CELLS` times 100 bytes; then it is
+        all forgotten, and grows again from what is in use.
+        """
+        visits = self._visits.get(bits, 0) + 1
+        if visits < _VISITS:
+            if len(self._visits) >= _KEPT_CELLS:
+                self._visits.clear()
+            self._visits[bits] = visits
+            return
+        cells = page.cells
+        if len(self.branches) * cells > _KEPT_CELLS:
+            self.branches.clear()
+            self._visits.clear()
+        self.branches[bits] = [page.key(index) for index in range(1, cells)], list(map(page.reference, range(cells)))
+
+    def trust(self, number: int, birth: int) -> None:
+        """Page `number` was written by this process: it is met already."""
+        if number < self.pages:
+            self.verified[number] = birth & BIRTH_MASK
 
     def cut(self, pages: int) -> None:
         """Forget the pages from number `pages` on: the file is about to be cut there."""

@@ -216,6 +216,9 @@ class FileStorage:
         self._require_writable()
         if offset < 0:  # to glibc's pwritev, -1 means the file's current position
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.path)
+        if len(buffers) == 1 and type(buffers[0]) in (bytes, bytearray) and len(buffers[0]) <= WRITE_LIMIT:
+            if os.pwrite(self._fd, buffers[0], offset) == len(buffers[0]):  # one page: the usual case, and no more to do
+                return
         batch: list[memoryview] = []
         room = WRITE_LIMIT
         for buffer in buffers:

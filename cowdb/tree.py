@@ -22,8 +22,7 @@ TAOCP volume 3, section 6.2.3.
 
 from __future__ import annotations
 
-import struct
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import Final, TypeVar, overload
 
 from cowdb import format as fmt
@@ -38,7 +37,6 @@ _T = TypeVar("_T")
 _REFERENCE_SIZE: Final = fmt.REFERENCE_SIZE
 _LENGTH_MASK: Final = fmt.LENGTH_MASK
 _HEADER_WORDS: Final = fmt.HEADER_SIZE // 8
-_NUMBER_AND_BIRTH: Final = struct.Struct("<IHI")
 _KINDS: Final = tuple((fmt.BRANCH_KIND if level else fmt.LEAF_KIND) | level << 8 for level in range(fmt.MAX_DEPTH))
 """What kind and level read as one 16-bit integer, by level."""
 
@@ -130,81 +128,70 @@ class Reader:
         """Byte offsets, in the mapping, of the cell of `key` and of its payload; None if it is not there.
 
         Begins at the clean page behind `bits`.  O(log n).  This is the hot path
-        of every lookup, so it works on plain integers and makes no `Page`.
+        of every lookup: it goes through the branches that `Space` keeps unpacked, and
+        searches the leaf where it lies, without making a `Page`.
         """
         space = self.space
         if space is None:
             space = self.open_space()
+        branches = space.branches
+        while level > 0:
+            branch = branches.get(bits)
+            if branch is None:
+                page = self.load(bits, level)
+                space.warm(bits, page)
+                bits = page.reference(page.child_index(key))
+            else:
+                bits = branch[1][bisect_right(branch[0], key)]
+            level -= 1
         data = space.data
         words = space.words
-        verified = space.verified
-        shift = space.word_shift
         number = bits & fmt.MAX_U48
-        birth = bits >> 48 & BIRTH_MASK
-        offset = 0
         try:
-            while True:
-                if verified[number] != birth:
-                    if offset:
-                        bits = int.from_bytes(data[offset : offset + _REFERENCE_SIZE], "little")
-                    space.meet(bits, level)
-                base = number << shift
-                lead = words[base]
-                if lead >> 32 & 0xFFFF != _KINDS[level]:
-                    raise CorruptionError(number, f"it is not a page of level {level}")
-                start = base + _HEADER_WORDS
-                stop = start + (lead >> 48)
-                length = words[base + 3] & 0xFFFF
-                rest = key
-                if length:
-                    rest = key[length:]
-                    pad = length + 7 >> 3
-                    start += pad
-                    stop += pad
-                    prefix = data[(base << 3) + 32 : (base << 3) + 32 + length]
-                    if not key.startswith(prefix):
-                        if not level:
-                            return None
-                        place = start if key[:length] < prefix else stop - 1
-                        slot = words[place]
-                        offset = (base << 3) + (slot >> 16 & 0xFFFF) + (slot & 0xFFFF)
-                        low, high, birth = _NUMBER_AND_BIRTH.unpack_from(data, offset)
-                        number = low | high << 32
-                        level -= 1
-                        continue
-                size = len(rest)
-                head = int.from_bytes(rest[:4], "big")
-                if size < 4:
-                    head <<= 8 * (4 - size)
-                if level:
-                    place = bisect_left(words, head + 1 << 32, start + 1, stop) - 1
-                    slot = words[place]
-                    if slot >> 32 == head and place > start:
-                        place = start + Page(data, words, base << 3).child_index(key)
-                        slot = words[place]
-                    offset = (base << 3) + (slot >> 16 & 0xFFFF) + (slot & 0xFFFF)
-                    low, high, birth = _NUMBER_AND_BIRTH.unpack_from(data, offset)
-                    number = low | high << 32
-                    level -= 1
-                    continue
-                place = bisect_left(words, head << 32, start, stop)
-                if place == stop:
+            if space.verified[number] != bits >> 48 & BIRTH_MASK:
+                space.meet(bits, 0)
+            base = number << space.word_shift
+            lead = words[base]
+            if lead >> 32 & 0xFFFF != fmt.LEAF_KIND:
+                raise CorruptionError(number, "it is not a leaf")
+            start = base + _HEADER_WORDS
+            stop = start + (lead >> 48)
+            length = words[base + 3] & 0xFFFF
+            rest = key
+            if length:
+                at = (base << 3) + fmt.HEADER_SIZE
+                if not key.startswith(data[at : at + length]):
                     return None
-                slot = words[place]
-                if slot >> 32 != head:
+                rest = key[length:]
+                pad = length + 7 >> 3
+                start += pad
+                stop += pad
+            size = len(rest)
+            head = int.from_bytes(rest[:4], "big")
+            if size < 4:
+                head <<= 8 * (4 - size)
+            place = bisect_left(words, head << 32, start, stop)
+            if place == stop:
+                return None
+            slot = words[place]
+            if slot >> 32 != head:
+                return None
+            offset = (base << 3) + (slot >> 16 & 0xFFFF)
+            if slot & 0xFFFF != size or data[offset + 2 : offset + 2 + size] != rest:
+                # Another key with the same head: look closer.
+                page = Page(data, words, base << 3)
+                index = page.lower_bound(key)
+                if not page.has_key(index, key):
                     return None
-                offset = (base << 3) + (slot >> 16 & 0xFFFF)
-                if slot & 0xFFFF != size or data[offset + 2 : offset + 2 + size] != rest:
-                    page = Page(data, words, base << 3)
-                    index = page.lower_bound(key)
-                    if not page.has_key(index, key):
-                        return None
-                    offset = (base << 3) + (words[start + index] >> 16 & 0xFFFF)
-                return offset, offset + 2 + size
-        except (IndexError, struct.error):
+                offset = (base << 3) + (words[start + index] >> 16 & 0xFFFF)
+            end = offset + 2 + size
+            if end + ((data[offset] | data[offset + 1] << 8) & _LENGTH_MASK) > (number + 1) * space.page_size:
+                raise CorruptionError(number, "a cell of it leads outside")
+        except IndexError:
             if number >= space.pages:
                 raise CorruptionError(number, f"a reference leads outside the file of {space.pages} pages") from None
             raise CorruptionError(number, "its slots or cells lead outside the file") from None
+        return offset, end
 
     def find(self, key: bytes) -> tuple[int, bytes] | None:
         """Kind and length, and payload, of the entry of `key`; None if it is not there. O(log n)."""
