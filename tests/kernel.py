@@ -167,3 +167,27 @@ def numbered(count: int, width: int = 20) -> list[Item]:
     return [(b"key%08d" % number, b"v" * width) for number in range(count)]
 
 
+
+
+def far_items(count: int, width: int = 900) -> list[Item]:
+    """Items in order whose separators are as long as keys and share no prefix: every branch has a few children only.
+
+    With pages of 4096 bytes two of them fill a leaf, one key ending in 1 and the next one, of another stem, in 0.
+    """
+    stem = b"x" * 930
+    return [(b"%03d" % ((at + 1) // 2) + stem + b"%d" % ((at + 1) % 2), b"v" * width) for at in range(count)]
+
+
+def damage(kernel: Kernel, number: int) -> bytes:
+    """Flip bits of a page; the image as it was."""
+    good = bytes(kernel.image)
+    for offset in (100, kernel.page_size - 1):
+        kernel.image[number * kernel.page_size + offset] ^= 1
+    return good
+
+
+def heal(writer: Writer, good: bytes) -> None:
+    """Let `writer` look at an undamaged image, so that all of its tree can be audited."""
+    space = writer.open_space()
+    space.data = good
+    space.words = memoryview(good).cast("Q")
