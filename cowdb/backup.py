@@ -123,5 +123,6 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
         pager.commit(draft, lazy=False)
         pager.finish(draft)
         pager.settle()
+        target.resize(pager.meta.page_count * meta.page_size)  # a copy keeps no pages to delete with
         if progress is not None:
             progress(total, total)

@@ -12,7 +12,7 @@ new snapshots are never older than f.
 So a long reader pins only what it can see, not everything freed after it.
 
 In memory a run is either *ready* (by address, to coalesce and to prefer low
-addresses, and by length, for best fit) or *held* by one live snapshot, its
+addresses, and by length, for best fit; the newest ones are sorted in later) or *held* by one live snapshot, its
 blocker.  On disk the young runs lie in the meta page (the carry list) and the
 bulk in the free tree, whose records are read back oldest first, and only when
 the ready runs are used up.  Nothing here costs more for a longer free list.
@@ -37,6 +37,7 @@ __all__ = ["FreeList", "Run"]
 Run = tuple[int, int]
 """A run of ready pages: start, length."""
 
+_FRESH: Final = 32
 _KNOWN: Final = 0
 """Birth and freed of a run that every snapshot lets go."""
 
@@ -50,6 +51,7 @@ class FreeList:
     def __init__(self) -> None:
         self._lengths: SortedDict[int, int] = SortedDict()  # start -> length of the ready runs
         self._by_length: SortedList[Run] = SortedList()  # (length, start) of those that are longer than a page
+        self._fresh: list[Run] = []  # ready runs that are in neither yet, because they may be taken again at once
         self._held: dict[int, list[CarriedRun]] = {}  # blocker -> runs
         self.held_runs = 0
         self.ready_pages = 0
@@ -57,7 +59,7 @@ class FreeList:
 
     def __len__(self) -> int:
         """Number of runs, ready and held."""
-        return len(self._lengths) + self.held_runs
+        return len(self._lengths) + len(self._fresh) + self.held_runs
 
     # ------------------------------------------------------------ giving back
 
@@ -66,7 +68,10 @@ class FreeList:
         start, length, birth, freed = run
         place = bisect_left(live, birth)
         if place == len(live) or live[place] >= freed:
-            self._add_ready(start, length)
+            self._fresh.append((start, length))
+            self.ready_pages += length
+            if len(self._fresh) > _FRESH:
+                self._sort_in()
         else:
             # The oldest blocker is the one that is likely to stay longest.
             self._held.setdefault(live[place], []).append(run)
@@ -85,10 +90,15 @@ class FreeList:
         """The snapshots that hold runs back."""
         return set(self._held)
 
-    def _add_ready(self, start: int, length: int) -> None:
+    def _sort_in(self) -> None:
+        """Put the fresh runs where they belong by address and length."""
+        fresh, self._fresh = self._fresh, []
+        for start, length in fresh:
+            self._join(start, length)
+
+    def _join(self, start: int, length: int) -> None:
         """Add a ready run and join it with its neighbours."""
         lengths = self._lengths
-        self.ready_pages += length
         place = lengths.bisect_left(start)
         if place < len(lengths):
             after, after_length = lengths.peekitem(place)
@@ -122,6 +132,19 @@ class FreeList:
     def take(self, pages: int) -> list[Run]:
         """Up to `pages` ready pages from the lowest addresses, as runs. O(runs taken · log n)."""
         taken: list[Run] = []
+        if self._lengths:
+            self._sort_in()
+        else:
+            # The usual case of small commits: what the one before freed is all that is ready.
+            self._fresh.sort(reverse=True)
+            while pages and self._fresh:
+                start, length = self._fresh.pop()
+                part = min(length, pages)
+                if part < length:
+                    self._fresh.append((start + part, length - part))
+                taken.append((start, part))
+                pages -= part
+                self.ready_pages -= part
         while pages and self._lengths:
             start, length = self._lengths.peekitem(0)
             self._forget(start, length)
@@ -138,6 +161,7 @@ class FreeList:
         if pages == 1:
             single = self.take(1)
             return single[0][0] if single else None
+        self._sort_in()
         place = self._by_length.bisect_left((pages, 0))
         if place == len(self._by_length):
             return None
@@ -150,6 +174,8 @@ class FreeList:
 
     def take_tail(self, page_count: int) -> int:
         """Cut the ready run that ends at `page_count` off; the new page count. O(log n)."""
+        if any(start + length == page_count for start, length in self._fresh):
+            self._sort_in()
         if self._lengths:
             start, length = self._lengths.peekitem(-1)
             if start + length == page_count:
@@ -158,19 +184,12 @@ class FreeList:
                 return int(start)
         return page_count
 
-    def tail_pages(self, page_count: int) -> int:
-        """Ready pages right before `page_count`. O(1)."""
-        if self._lengths:
-            start, length = self._lengths.peekitem(-1)
-            if start + length == page_count:
-                return int(length)
-        return 0
-
     # ------------------------------------------------------------ saving
 
     def runs(self) -> list[CarriedRun]:
         """Every run, for the carry list. O(n)."""
         found: list[CarriedRun] = [(start, length, _KNOWN, _KNOWN) for start, length in self._lengths.items()]
+        found += [(start, length, _KNOWN, _KNOWN) for start, length in self._fresh]
         for runs in self._held.values():
             found += runs
         return found
@@ -181,6 +200,7 @@ class FreeList:
         What stays: half of `keep` are ready runs, low addresses first; the rest
         is the young end of the held runs.
         """
+        self._sort_in()
         ready = [(start, length, _KNOWN, _KNOWN) for start, length in self._lengths.items()]
         held = [run for runs in self._held.values() for run in runs]
         held.sort(key=_freed)

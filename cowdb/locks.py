@@ -72,9 +72,6 @@ class WriterLock:
         since it would wait for itself.
         """
         me = threading.get_ident()
-        turn = threading.Lock()
-        turn.acquire()
-        place = (me, turn)
         wait = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
         with self._mutex:
             free = self._holder is None and not self._waiting
@@ -82,8 +79,12 @@ class WriterLock:
             if free:
                 self._holder = me
             elif not twice:
+                turn = threading.Lock()
+                turn.acquire()
+                place = (me, turn)
                 self._waiting.append(place)
-        self._act_on_notes()
+        if self._notes:
+            self._act_on_notes()
         if free:
             return
         if twice:

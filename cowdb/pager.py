@@ -40,6 +40,7 @@ from cowdb.catalog import name_key
 from cowdb.errors import CorruptionError, Error, FullError, PoisonedError, ReadOnlyError
 from cowdb.freelist import FreeList, coalesce
 from cowdb.locks import SharedWords, WriterLock
+from cowdb.meta import Meta
 from cowdb.path import Path
 from cowdb.readers import Gate
 from cowdb.recovery import Believed, reassert
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cowdb.freelist import Run
-    from cowdb.meta import CarriedRun, Meta
+    from cowdb.meta import CarriedRun
     from cowdb.storage import Storage
 
 __all__ = ["Draft", "Pager"]
@@ -79,7 +80,7 @@ class Draft:
         self.meta = meta
         self.changes = Changes(pager.next_transaction, pager.memory_budget, self.spill)
         self.space = space
-        self.main: Writer = Writer(space, meta.main, self.changes)
+        self._main: Writer | None = None
         self._catalog: Writer | None = None
         self._free: Writer | None = None
         self.named: dict[str, Writer] = {}
@@ -88,6 +89,17 @@ class Draft:
         self.allotted = False  # numbers were given out, so an abort must take them back
         self.written = 0  # pages written early, to keep within the memory budget
         self._pager = pager
+
+    @property
+    def main(self) -> Writer:
+        """The main tree's writer; the write transaction puts itself here."""
+        if self._main is None:
+            self._main = Writer(self.space, self.meta.main, self.changes)
+        return self._main
+
+    @main.setter
+    def main(self, writer: Writer) -> None:
+        self._main = writer
 
     @property
     def catalog(self) -> Writer:
@@ -183,6 +195,7 @@ class Pager:
         self._scanned = b""  # key of the last free tree record that was looked at in vain
         self._scan_blockers: set[int] = set()
         self._durable_pages = state.meta.page_count
+        self._backed = state.meta.page_count  # pages from the start of the file that have blocks of the disk
         self._unsynced = 0
         self._settled = False  # this process has committed, and has written no page since
         self._poison: str | None = None
@@ -302,6 +315,7 @@ class Pager:
         if draft.free_changed():
             more, _ = self._allot(draft, [draft.free], live, fetch=False)
             numbers = itertools.chain(numbers, more)
+        self._keep_spare(draft)
         draft.page_count = free.take_tail(draft.page_count)
 
         # 3. Seal: number, birth and checksum into every dirty page, children before parents.
@@ -315,8 +329,10 @@ class Pager:
         catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, emit))
         written = _bytes_of(sealed) + draft.written * self.page_size
         two_flushes = not lazy and self._unsynced + written > self.two_flush_limit
-        meta = dataclasses.replace(
-            draft.meta,
+        meta = Meta(
+            page_size=self.page_size,
+            database_id=draft.meta.database_id,
+            optional_features=draft.meta.optional_features,
             transaction=transaction,
             durable=transaction if two_flushes else durable[0],
             page_count=draft.page_count,
@@ -332,7 +348,7 @@ class Pager:
         # 4. Extend the file if needed.
         space = snapshot.space
         self.failpoint("extend")
-        self._extend(draft.page_count)
+        self._extend(draft)
         if draft.page_count > space.pages:
             try:
                 space = self._map(space)
@@ -405,7 +421,10 @@ class Pager:
             lengths += runs
         if fetch:
             # Reading records dirties pages of the free tree only, which are counted later.
-            self._fetch(draft, single + sum(lengths), live)
+            wanted = single + sum(lengths)
+            if draft.changes.inserted and self.max_pages is not None:
+                wanted += _spare_pages(draft.page_count)
+            self._fetch(draft, wanted, live)
         placed: dict[int, list[int]] = {}
         for length in sorted(lengths, reverse=True):
             start = self._free.take_run(length)
@@ -431,14 +450,32 @@ class Pager:
         draft.page_count = start + pages
         return start
 
+    def _keep_spare(self, draft: Draft) -> None:
+        """Refuse a transaction that put something in if it leaves too little below `max_size` to delete with.
+
+        Deleting copies pages before it frees any, so it needs room itself.
+        """
+        if self.max_pages is None or not draft.changes.inserted:
+            return
+        assert self._free is not None
+        left = self._free.ready_pages + self.max_pages - draft.page_count
+        spare = _spare_pages(draft.page_count)
+        if left < spare:
+            raise FullError(
+                errno.ENOSPC,
+                f"the database would leave {left} of its {self.max_pages} pages free, and keeps {spare} to delete with; "
+                "delete something, or open it with a larger max_size",
+            )
+
     # ------------------------------------------------------------ the free tree
 
     def _fetch(self, draft: Draft, wanted: int, live: list[int]) -> None:
         """Read records of the free tree, oldest first, until `wanted` pages are ready.
 
         Looks at a bounded number of records: a commit never pays for the length
-        of the free list.  Where the last search ended the next one goes on,
-        until a snapshot that held something back has ended.
+        of the free list, unless the file may not grow any more.  Where the last
+        search ended the next one goes on, until a snapshot that held something
+        back has ended.
         """
         free = self._free
         assert free is not None
@@ -447,7 +484,8 @@ class Pager:
         if not self._scan_blockers <= set(live):
             self._scanned = b""
             self._scan_blockers = set()
-        budget = _RECORDS_EXAMINED + (wanted - free.ready_pages) // 8
+        may_grow = self.max_pages is None or draft.page_count + wanted <= self.max_pages
+        budget = _RECORDS_EXAMINED + (wanted - free.ready_pages) // 8 if may_grow else fmt.MAX_U48
         path = Path(draft.free)
         while free.ready_pages < wanted and budget and path.seek(self._scanned + b"\0" if self._scanned else b""):
             budget -= 1
@@ -497,8 +535,19 @@ class Pager:
 
     # ------------------------------------------------------------ the file
 
-    def _extend(self, page_count: int) -> None:
-        """Make the file hold `page_count` pages. It grows geometrically; the new part is sparse."""
+    def _extend(self, draft: Draft) -> None:
+        """Make the file hold the draft's pages. It grows geometrically; the new part is sparse.
+
+        A transaction that put something in leaves real blocks behind the pages
+        that it would take to delete: on a full disk, too, deleting works.
+        """
+        assert self._free is not None
+        page_count = draft.page_count
+        if draft.changes.inserted:
+            spare = _spare_pages(page_count)
+            wanted = page_count + max(0, spare - self._free.ready_pages)
+            if wanted > self._backed:
+                self._back(wanted + spare)
         if page_count <= self._file_pages:
             return
         step = max(LEAST_GROWTH, min(self._file_pages // 8, GROWTH_LIMIT // self.page_size))
@@ -512,6 +561,19 @@ class Pager:
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self._fail("extending the file", error)
         self._file_pages = pages
+
+    def _back(self, pages: int) -> None:
+        """Have real blocks behind the first `pages` pages; more than needed at once, so that this is seldom."""
+        if self.max_pages is not None:
+            pages = min(pages, max(self.max_pages, self._backed + 1))
+        size = self.page_size
+        try:
+            self.storage.reserve(self._backed * size, (pages - self._backed) * size)
+        except OSError as error:
+            self._file_pages = max(self._file_pages, self.storage.size() // size)
+            self._not_committed("the pages", error)
+        self._backed = pages
+        self._file_pages = max(self._file_pages, pages)
 
     def _map(self, before: Space) -> Space:
         """A mapping of the whole file as it is now."""
@@ -578,6 +640,8 @@ class Pager:
 
         Never below what a live snapshot may use: each is bounded by its own page count.
         """
+        if self._file_pages <= self.meta.page_count + max(64, self.meta.page_count // 2):
+            return
         snapshots = self.gate.snapshots()
         wanted = max(self._durable_pages, *(snapshot.meta.page_count for snapshot in snapshots))
         wanted += max(LEAST_GROWTH, wanted // 8)
@@ -592,6 +656,7 @@ class Pager:
         except OSError:
             return  # only space is lost; the next cut tries again
         self._file_pages = pages
+        self._backed = min(self._backed, pages)
 
     def spill(self, draft: Draft) -> None:
         """Write the dirty pages of `draft` early; its trees go on from the written pages."""
@@ -619,7 +684,7 @@ class Pager:
         place = _placer(runs)
         for writer in writers:
             writer.seal(numbers, place, _collector(sealed))
-        self._extend(draft.page_count)
+        self._extend(draft)
         self._write_pages(sealed)
         draft.written += _bytes_of(sealed) // self.page_size
         space = draft.main.open_space()
@@ -669,6 +734,7 @@ class Pager:
         if meta.durable == meta.transaction:
             return
         pages = max(meta.page_count, *(snapshot.meta.page_count for snapshot in self.gate.snapshots()))
+        pages = max(pages, min(self._backed, pages + _spare_pages(pages)))
         if pages < self._file_pages:
             self._cut_to(pages)
         slot = 1 - durable[1]
@@ -740,6 +806,11 @@ def _next_id(transaction: int) -> int:
     """The id after `transaction`; never one whose low 32 bits are zero (see `space`)."""
     following = transaction + 1
     return following if following & BIRTH_MASK else following + 1
+
+
+def _spare_pages(pages: int) -> int:
+    """How many pages a database of `pages` pages keeps to delete with: paths, and records of what becomes free."""
+    return min(32 + pages // 64, 4 + pages // 8)
 
 
 def _no_failpoint(_name: str) -> None:

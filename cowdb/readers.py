@@ -34,6 +34,10 @@ class Snapshot:
         self.users = 0
 
 
+def _transaction(snapshot: Snapshot) -> int:
+    return snapshot.meta.transaction
+
+
 class Gate:
     """Makes and ends the use of snapshots; safe to call from any thread."""
 
@@ -93,7 +97,7 @@ class Gate:
         self._settle()
         with self._lock:
             live = self._used | {self._current}
-        return sorted(live, key=lambda snapshot: snapshot.meta.transaction)
+        return sorted(live, key=_transaction) if len(live) > 1 else list(live)
 
     def users(self) -> int:
         """Reads that are open now, and views that are held."""

@@ -142,7 +142,7 @@ class WriteTransaction(WriteTree):
         end: Callable[[Draft], None],
     ) -> None:
         """`commit` makes the draft the state; `end` is called once, however the transaction ends."""
-        super().__init__(draft.main.open_space(), draft.meta.main, draft.changes)
+        super().__init__(draft.space, draft.meta.main, draft.changes)
         self._pin = pin
         draft.main = self
         draft.writer_type = _writer_type(pin)

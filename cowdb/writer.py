@@ -643,7 +643,8 @@ class Writer(Reader):
             return self._sealed
         if self.page is not None:
             branches = list(itertools.islice(numbers, _dirty_branches(self.page)))
-            self.bits = self._seal(self.page, (numbers, iter(branches)), place_run, emit)
+            # Children are sealed before parents, so the root takes the last one: the lowest.
+            self.bits = self._seal(self.page, (numbers, reversed(branches)), place_run, emit)
             self.page = None
         self._tail = None
         self.large.clear()
