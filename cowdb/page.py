@@ -80,14 +80,16 @@ class Page:
 
     `at` is the page's byte offset within `data` and `start` the index within
     `words`, the same bytes as 64-bit integers, of slot 0.  `count` is the
-    number of entries below a dirty page, kept current on the way down.
+    number of entries below a dirty page, kept current on the way down; `bits` is
+    the packed reference to a dirty page, once it is sealed.
     """
 
-    __slots__ = ("at", "cells", "count", "data", "dead", "heap", "kids", "level", "prefix", "start", "words")
+    __slots__ = ("at", "bits", "cells", "count", "data", "dead", "heap", "kids", "level", "prefix", "start", "words")
 
     data: Any
     words: Any
     kids: list[Page | None] | None
+    bits: int
 
     def __init__(self, data: Any, words: Any, at: int) -> None:
         """A clean page at byte offset `at` of `data`; its header was checked by `Space.meet`. O(1)."""

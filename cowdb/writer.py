@@ -79,7 +79,7 @@ class Writer(Reader):
     """A tree that is being changed by one write transaction."""
 
     __slots__ = (
-        "_greatest", "_sealed", "_slack", "_tail", "branch_pages", "changes", "inline_limit", "key_limit", "large", "leaf_pages",
+        "_greatest", "_order", "_sealed", "_slack", "_tail", "branch_pages", "changes", "inline_limit", "key_limit", "large", "leaf_pages",
         "overflow_pages", "page_size", "pending", "version",
     )  # fmt: skip
 
@@ -87,6 +87,7 @@ class Writer(Reader):
         super().__init__(space, descriptor)
         self.changes = changes
         self._sealed = descriptor
+        self._order: list[tuple[Page, list[tuple[int, Page]]]] = []  # what dirty_pages found, for the seal
         self.branch_pages = descriptor.branch_pages
         self.leaf_pages = descriptor.leaf_pages
         self.overflow_pages = descriptor.overflow_pages
@@ -630,40 +631,41 @@ class Writer(Reader):
     def dirty_pages(self) -> tuple[int, list[int]]:
         """How many single pages the seal will write, and the lengths in pages of its overflow runs."""
         runs = [fmt.overflow_pages(len(value), self.page_size) for value in self.large.values()]
-        return (_dirty_below(self.page) if self.page is not None else 0), runs
+        self._order = _dirty_below(self.page) if self.page is not None else []
+        return len(self._order), runs
 
     def seal(self, numbers: Iterator[int], place_run: Callable[[int], int], emit: Emit) -> fmt.Descriptor:
         """Give every dirty page its number, birth and checksum, children first, and hand it to `emit`.
 
-        Afterwards the tree is clean: its root is a reference again (I3).  The
-        first numbers go to branches: they live shortest, so the lowest pages,
-        beside the meta pages, are written again and again, and leaves stay put.
+        `dirty_pages` was called before.  Afterwards the tree is clean: its root
+        is a reference again (I3).  The first numbers go to branches, the root's
+        first of all: they live shortest, so the lowest pages, beside the meta
+        pages, are written again and again, and leaves stay put.
         """
         if not self.version:
             return self._sealed
-        if self.page is not None:
-            branches = list(itertools.islice(numbers, _dirty_branches(self.page)))
-            # Children are sealed before parents, so the root takes the last one: the lowest.
-            self.bits = self._seal(self.page, (numbers, reversed(branches)), place_run, emit)
-            self.page = None
-        self._tail = None
+        order, self._order = self._order, []
+        branches = list(itertools.islice(numbers, sum(page.level > 0 for page, _ in order)))
+        birth = self.changes.birth
+        for page, kids in order:
+            for index, kid in kids:
+                page.set_reference(index, kid.bits)
+            if not page.level and self.large:
+                self._seal_values(page, place_run, emit)
+            number = branches.pop() if page.level else next(numbers)
+            self.bits = page.bits = page.seal(number, birth)
+            emit(number, [page.data])
+        self.page = self._tail = None
         self.large.clear()
         return self.descriptor()
 
-    def _seal(self, page: Page, numbers: tuple[Iterator[int], Iterator[int]], place_run: Callable[[int], int], emit: Emit) -> int:
-        if page.level:
-            for index, kid in page.dirty_kids():
-                page.set_reference(index, self._seal(kid, numbers, place_run, emit))
-        elif self.large:
-            for index, raw in page.overflow_entries():
-                reference = fmt.unpack_reference(raw)
-                if not reference.number:
-                    value = self._pending_value(reference.checksum)
-                    page.set_payload(index, self._seal_value(value, place_run, emit))
-        number = next(numbers[page.level > 0])
-        bits = page.seal(number, self.changes.birth)
-        emit(number, [page.data])
-        return bits
+    def _seal_values(self, leaf: Page, place_run: Callable[[int], int], emit: Emit) -> None:
+        """Lay out the values of a dirty leaf that are not written yet, and put references to them."""
+        for index, raw in leaf.overflow_entries():
+            reference = fmt.unpack_reference(raw)
+            if not reference.number:
+                value = self._pending_value(reference.checksum)
+                leaf.set_payload(index, self._seal_value(value, place_run, emit))
 
     def _seal_value(self, value: bytes, place_run: Callable[[int], int], emit: Emit) -> bytes:
         """Lay a value out as an overflow run; the packed reference to it."""
@@ -678,11 +680,16 @@ class Writer(Reader):
         return fmt.Reference(number, birth, len(value), checksum).pack()
 
 
-def _dirty_branches(page: Page) -> int:
-    """Dirty branches of the subtree below dirty `page`, itself included."""
-    return 1 + sum(map(_dirty_branches, filter(None, page.kids))) if page.kids else 0
-
-
-def _dirty_below(page: Page) -> int:
-    """Dirty pages of the subtree below dirty `page`, itself included."""
-    return 1 + sum(map(_dirty_below, filter(None, page.kids))) if page.kids else 1
+def _dirty_below(page: Page) -> list[tuple[Page, list[tuple[int, Page]]]]:
+    """The dirty pages of the subtree below dirty `page`, children before parents, each with its dirty children."""
+    if not page.level:
+        return [(page, [])]
+    kids = page.dirty_kids()
+    found: list[tuple[Page, list[tuple[int, Page]]]] = []
+    for _, kid in kids:
+        if kid.level:
+            found += _dirty_below(kid)
+        else:
+            found.append((kid, []))
+    found.append((page, kids))
+    return found
