@@ -340,7 +340,8 @@ def slots_by_parity(patch):
 
 
 def own_pages_used_at_once(patch):
-    patch.setattr(FreeList, "add", lambda self, run, live: self._add_ready(run[0], run[1]))
+    real = FreeList.add
+    patch.setattr(FreeList, "add", lambda self, run, live: real(self, run, []))
 
 
 def durable_state_not_pinned(patch):
@@ -402,7 +403,7 @@ def page_given_out_twice(patch):
     def twice(self, pages):
         taken = real(self, pages)
         for start, length in taken[:1]:
-            self._add_ready(start, length)
+            self.add((start, length, 0, 0), [])
         return taken
 
     patch.setattr(FreeList, "take", twice)
