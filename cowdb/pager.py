@@ -272,6 +272,11 @@ class Pager:
         """The free list as the newest meta carries it. O(carried runs)."""
         free = FreeList()
         live = self.live()
+        end = 0
+        for run in sorted(self.meta.carried):
+            if run[0] < end:
+                raise CorruptionError(run[0], "the carry list names it twice (I5)")
+            end = run[0] + run[1]
         for run in self.meta.carried:
             free.add(run, live)
         self._free = free
