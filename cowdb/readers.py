@@ -16,6 +16,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+from cowdb.errors import ClosedError
+
 if TYPE_CHECKING:
     from cowdb.meta import Meta
     from cowdb.space import Space
@@ -46,6 +48,7 @@ class Gate:
         self._current = Snapshot(meta, space)
         self._used: set[Snapshot] = set()
         self._left: deque[Snapshot] = deque()
+        self._shut = False
 
     @property
     def current(self) -> Snapshot:
@@ -57,6 +60,8 @@ class Gate:
         if self._left:
             self._settle()
         with self._lock:
+            if self._shut:
+                raise ClosedError("the database was closed in this very moment")
             snapshot = self._current
             snapshot.users += 1
             if snapshot.users == 1:
@@ -98,6 +103,13 @@ class Gate:
         with self._lock:
             live = self._used | {self._current}
         return sorted(live, key=_transaction) if len(live) > 1 else list(live)
+
+    def shut(self) -> bool:
+        """Let nobody begin any more; False, and nothing changed, if a snapshot is in use."""
+        self._settle()
+        with self._lock:
+            self._shut = not self._used
+            return self._shut
 
     def users(self) -> int:
         """Reads that are open now, and views that are held."""
