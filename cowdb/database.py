@@ -167,11 +167,14 @@ class Database:
         core = self._core
         if core is None:
             raise ClosedError(f"the database {self._path!r} is closed")
+        self._require_own_process()
+        return core
+
+    def _require_own_process(self) -> None:
         if self._forks != _forks:
             raise ForkedError(
                 f"the database {self._path!r} was opened before a fork; open it again in the child process"
             )
-        return core
 
     def _pager(self) -> Pager:
         return self._live().pager
@@ -208,6 +211,10 @@ class Database:
         snapshot = gate.begin()
         transaction = Transaction(snapshot, lambda: core.pin(snapshot), gate)
         self._open.add(transaction)
+        if self._core is None:  # closed by another thread since we looked, perhaps too early to see this transaction
+            transaction.close()
+            core.close_if_unused()
+            raise ClosedError(f"the database {self._path!r} is closed")
         return transaction
 
     def write(self, *, timeout: float | None = None, durability: str | None = None) -> WriteTransaction:
@@ -235,7 +242,7 @@ class Database:
         snapshot = pager.gate.begin()
 
         def commit(_draft: Any) -> None:
-            self._live()
+            self._require_own_process()  # no more: a writer may finish while another thread closes the handle
             pager.commit(draft, lazy=lazy)
 
         def end(_draft: Any) -> None:
@@ -307,13 +314,18 @@ class Database:
 
     def stats(self) -> Stats:
         """What copy-on-write costs and saves, counted since this process opened the file. O(named trees)."""
-        return self._pager().stats()
+        core = self._live()
+        try:
+            return core.pager.stats()
+        finally:
+            if self._core is None:  # closed by another thread meanwhile, which did not let go of what we looked at
+                core.close_if_unused()
 
     def info(self) -> dict[str, Any]:
         """The facts of the file: format, sizes, transactions, trees. O(named trees)."""
         pager = self._pager()
         meta = pager.meta
-        stats = pager.stats()
+        stats = self.stats()
         with self.read() as snapshot:
             trees = snapshot.trees()
             entries = len(snapshot)
@@ -398,6 +410,9 @@ class Database:
 
         Waits for a write transaction that another thread has open.
         """
+        if self._forks != _forks:
+            self._core = None  # the parent's: nothing of it is ours to end
+            return
         if self._writing is threading.current_thread() and not any(
             isinstance(transaction, WriteTransaction) and not transaction.closed for transaction in self._transactions()
         ):
@@ -405,8 +420,6 @@ class Database:
         core, self._core = self._core, None
         if core is None:
             return
-        if self._forks != _forks:
-            return  # the parent's: nothing of it is ours to end
         writer = self._writing
         for transaction in self._transactions():
             if isinstance(transaction, Transaction):

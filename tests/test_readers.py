@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from cowdb import format as fmt
+from cowdb.errors import ClosedError
 from cowdb.meta import Meta
 from cowdb.readers import Gate
 from cowdb.space import Space
@@ -96,3 +97,15 @@ def test_many_threads_begin_and_end_and_the_counts_come_out_even(space):
         thread.join()
     assert gate.users() == 0
     assert ids(gate) == [199]
+
+
+def test_a_gate_shuts_only_when_nobody_is_inside(space):
+    gate = Gate(FIRST, space)
+    snapshot = gate.begin()
+    assert not gate.shut()
+    other = gate.begin()
+    gate.end(snapshot)
+    gate.leave(other)
+    assert gate.shut()
+    with pytest.raises(ClosedError):
+        gate.begin()
