@@ -39,11 +39,11 @@ from cowdb import meta as meta_page
 from cowdb.catalog import name_key
 from cowdb.errors import CorruptionError, Error, FullError, PoisonedError, ReadOnlyError
 from cowdb.freelist import FreeList, coalesce
-from cowdb.locks import SharedWords, WriterLock
+from cowdb.locks import WriterLock
 from cowdb.meta import Meta
 from cowdb.path import Path
 from cowdb.readers import Gate
-from cowdb.recovery import Believed, reassert
+from cowdb.recovery import reassert, take_over
 from cowdb.space import BIRTH_MASK, Space
 from cowdb.stats import Stats
 from cowdb.tree import Reader
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cowdb.freelist import Run
+    from cowdb.readers import Snapshot
+    from cowdb.sharing import Sharing
     from cowdb.meta import CarriedRun
     from cowdb.storage import Storage
 
@@ -168,7 +170,7 @@ class Pager:
     def __init__(
         self,
         storage: Storage,
-        state: Believed,
+        sharing: Sharing,
         *,
         verify: bool = True,
         max_size: int | None = None,
@@ -177,27 +179,27 @@ class Pager:
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.storage = storage
-        self.page_size = state.meta.page_size
         self.memory_budget = memory_budget
         self.two_flush_limit = two_flush_limit
         self._clock = clock
         self.max_pages = None if max_size is None else max_size // self.page_size
-        self.words = SharedWords()
+        self.words = sharing
         self.writer_lock = WriterLock()
         self.failpoint: Callable[[str], None] = _no_failpoint
         self._verify = verify
-        self._state = state
+        self.gate = Gate(sharing, self._space_for)
+        meta = self.gate.current.meta
+        self.page_size = meta.page_size
         self._file_pages = storage.size() // self.page_size
-        space = Space(storage.map(max(1, self._file_pages) * self.page_size), self.page_size, verify=verify)
-        self.gate = Gate(state.meta, space)
-        self.next_transaction = _next_id(state.meta.transaction)
+        self.next_transaction = _next_id(meta.transaction)
         self._free: FreeList | None = None
+        self._free_word = -1  # the published state that the free list belongs to
         self._scanned = b""  # key of the last free tree record that was looked at in vain
         self._scan_blockers: set[int] = set()
-        self._durable_pages = state.meta.page_count
-        self._backed = state.meta.page_count  # pages from the start of the file that have blocks of the disk
+        self._durable_pages = meta.page_count
+        self._backed = meta.page_count  # pages from the start of the file that have blocks of the disk
         self._unsynced = 0
-        self._settled = False  # this process has committed, and has written no page since
+        self._settled = -1  # the state that this process has committed, while it has written no page since
         self._poison: str | None = None
         self._commits = self._pages_written = self._bytes_written = self._flushes = 0
         self._copied = self._operations = 0
@@ -214,16 +216,35 @@ class Pager:
     @property
     def unsettled(self) -> int | None:
         """The published transaction, if the state before it may be in pieces; None if both must be whole."""
-        return None if self._settled else self.meta.transaction
+        current = self.gate.current
+        return None if self._settled == current.word else current.meta.transaction
 
     def live(self) -> list[int]:
         """Transactions that a freed page must wait for, ascending: readers, the published one, D (P6)."""
         live = {snapshot.meta.transaction for snapshot in self.gate.snapshots()}
+        live.update(pin.transaction for pin in self.words.others())
         if self.words.durable is not None:
             live.add(self.words.durable[0])
         return sorted(live)
 
     # ------------------------------------------------------------ begin and end of a write
+
+    def lock(self, timeout: float | None) -> None:
+        """Become the one who may write, in this process and over all; `LockTimeoutError` after `timeout` seconds."""
+        begun = time.monotonic()
+        self.writer_lock.acquire(timeout)
+        try:
+            self.words.lock_writer(None if timeout is None else max(0.0, timeout - (time.monotonic() - begun)))
+        except BaseException:
+            self.writer_lock.release()
+            raise
+
+    def unlock(self) -> None:
+        """Let the next one write. A finalizer may call it: it waits for nothing."""
+        try:
+            self.words.unlock_writer()
+        finally:
+            self.writer_lock.release()
 
     def begin(self) -> Draft:
         """A draft of the next transaction. The caller holds the writer lock.
@@ -233,11 +254,10 @@ class Pager:
         if self.storage.read_only:
             raise ReadOnlyError(errno.EROFS, "the database was opened read-only")
         self._refuse_if_poisoned()
-        if self.words.durable is None:
-            self._reassert()
-        if self._free is None:
-            self._load_free_list()
+        self._recover()
         snapshot = self.gate.current
+        if self._free is None or self._free_word != snapshot.word:
+            self._load_free_list(snapshot)
         self.words.busy = True
         return Draft(self, snapshot.meta, snapshot.space)
 
@@ -256,25 +276,43 @@ class Pager:
                 errno.EIO, f"writing has stopped because {self._poison}; close the database and open it again"
             )
 
-    def _reassert(self) -> None:
-        state = self._state
+    def _recover(self) -> None:
+        """Make the state certain if nobody has in this session, or if a writer did not end cleanly (P3)."""
+        words = self.words
+        if words.durable is not None and not words.busy:
+            return
+        published = self.gate.current
+        words.busy = True
+        state = take_over(self.storage, published.meta, words.durable)
         try:
-            reassert(self.storage, state)
+            reassert(self.storage, state, words.durable)
         except CorruptionError:
             raise
         except OSError as error:
             self._fail("re-asserting the state of the file", error)
         self._flushes += 1
-        self.words.durable = (state.meta.transaction, state.slot)
-        self._durable_pages = state.meta.page_count
+        meta = state.meta
+        words.durable = (meta.transaction, state.slot)
+        self._durable_pages = meta.page_count
+        self._file_pages = self.storage.size() // self.page_size
+        if meta.transaction != published.meta.transaction:
+            # A writer died between its meta and its publishing.
+            space = self._space_for(meta, published.space)
+            self.gate.publish(meta, meta_page.encode(meta, state.slot), space)
+        words.busy = False
 
-    def _load_free_list(self) -> None:
-        """The free list as the newest meta carries it. O(carried runs)."""
+    def _load_free_list(self, snapshot: Snapshot) -> None:
+        """The free list as the newest meta carries it; another process may have written it. O(carried runs)."""
         free = FreeList()
         live = self.live()
-        for run in self.meta.carried:
+        for run in snapshot.meta.carried:
             free.add(run, live)
         self._free = free
+        if self._free_word != snapshot.word:
+            self._free_word = snapshot.word
+            self._file_pages = self.storage.size() // self.page_size
+            self._durable_pages = max(self._durable_pages, snapshot.meta.page_count)
+            self.next_transaction = max(self.next_transaction, _next_id(snapshot.meta.transaction))
         self._scanned = b""
         self._scan_blockers = set()
 
@@ -389,7 +427,8 @@ class Pager:
             self.next_transaction = _next_id(transaction)
             for number, _ in sealed:
                 space.trust(number, transaction)
-            self.gate.publish(meta, space)
+            self.gate.publish(meta, raw, space)
+            self._free_word = self.gate.current.word
         except BaseException as error:
             # The file may hold a state that nobody here knows: writing on from the one before could lose either.
             if self._poison is None:
@@ -575,6 +614,16 @@ class Pager:
         self._backed = pages
         self._file_pages = max(self._file_pages, pages)
 
+    def _space_for(self, meta: Meta, before: Space | None) -> Space:
+        """A mapping that covers the pages of `meta`, which another process may have written."""
+        pages = self.storage.size() // meta.page_size
+        if before is not None:
+            before.cut(pages)
+            if meta.page_count <= before.pages:
+                return before
+        mapping = self.storage.map(max(1, pages) * meta.page_size)
+        return Space(mapping, meta.page_size, verify=self._verify, before=before)
+
     def _map(self, before: Space) -> Space:
         """A mapping of the whole file as it is now."""
         size = self._file_pages * self.page_size
@@ -582,7 +631,7 @@ class Pager:
 
     def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> None:
         """Write sealed pages, neighbours in one call."""
-        self._settled = False
+        self._settled = -1
         sealed.sort(key=_number)
         size = self.page_size
         try:
@@ -642,11 +691,15 @@ class Pager:
         """
         if self._file_pages <= self.meta.page_count + max(64, self.meta.page_count // 2):
             return
-        snapshots = self.gate.snapshots()
-        wanted = max(self._durable_pages, *(snapshot.meta.page_count for snapshot in snapshots))
+        wanted = max(self._durable_pages, self._pages_in_use())
         wanted += max(LEAST_GROWTH, wanted // 8)
         if self._file_pages > wanted + max(64, wanted // 2):
             self._cut_to(wanted)
+
+    def _pages_in_use(self) -> int:
+        """The page count that no live snapshot, here or in another process, exceeds."""
+        own = max(snapshot.meta.page_count for snapshot in self.gate.snapshots())
+        return max([own, *(pin.page_count for pin in self.words.others())])
 
     def _cut_to(self, pages: int) -> None:
         try:
@@ -699,10 +752,9 @@ class Pager:
         if self.storage.read_only:
             return
         self._refuse_if_poisoned()
+        self._recover()
         durable = self.words.durable
-        if durable is None:
-            self._reassert()
-            return
+        assert durable is not None
         meta = self.meta
         if meta.transaction == durable[0]:
             return
@@ -715,11 +767,16 @@ class Pager:
         self._cut_file()
 
     def close(self) -> None:
-        """End cleanly and close the file."""
+        """Leave the file; who is the last one inside ends it cleanly."""
         try:
-            self.settle()
+            self.words.leave(self.settle)
         finally:
             self.storage.close()
+
+    def abandon(self) -> None:
+        """In a forked child: all this is the parent's."""
+        self.words.abandon()
+        self.storage.close()
 
     def settle(self) -> None:
         """Sync, cut the tail, and write a meta whose `durable` is its own transaction: opening it verifies nothing.
@@ -728,12 +785,13 @@ class Pager:
         """
         if self._poison is not None or self.storage.read_only or self.words.durable is None:
             return
+        self._file_pages = self.storage.size() // self.page_size
         self.sync()
         durable = self.words.durable
         meta = self.meta
         if meta.durable == meta.transaction:
             return
-        pages = max(meta.page_count, *(snapshot.meta.page_count for snapshot in self.gate.snapshots()))
+        pages = self._pages_in_use()
         pages = max(pages, min(self._backed, pages + _spare_pages(pages)))
         if pages < self._file_pages:
             self._cut_to(pages)
@@ -752,7 +810,7 @@ class Pager:
         self._copied += draft.changes.copied
         self._operations += draft.changes.operations
         self._last_pages = pages
-        self._settled = True
+        self._settled = self.gate.current.word
         self._last_flushes = flushes
         self._ratios.append(pages / max(1, draft.page_count))
 
