@@ -388,10 +388,7 @@ class Pager:
         self.failpoint("extend")
         self._extend(draft)
         if draft.page_count > space.pages:
-            try:
-                space = self._map(space)
-            except OSError as error:
-                self._not_committed("mapping the file", error)
+            space = self._map(space)
 
         # 5. Write the dirty pages, neighbours together.
         self.failpoint("write pages")
@@ -581,38 +578,40 @@ class Pager:
         that it would take to delete: on a full disk, too, deleting works.
         """
         assert self._free is not None
-        page_count = draft.page_count
-        if draft.changes.inserted:
-            spare = _spare_pages(page_count)
-            wanted = page_count + max(0, spare - self._free.ready_pages)
-            if wanted > self._backed:
-                self._back(wanted + spare)
-        if page_count <= self._file_pages:
-            return
-        step = max(LEAST_GROWTH, min(self._file_pages // 8, GROWTH_LIMIT // self.page_size))
-        pages = max(page_count, self._file_pages + step)
+        wanted = draft.page_count
+        spare = _spare_pages(wanted) if draft.changes.inserted else 0
+        wanted += max(0, spare - self._free.ready_pages)
         if self.max_pages is not None:
-            pages = max(page_count, min(pages, self.max_pages))
-        try:
-            self.storage.resize(pages * self.page_size)
-        except OSError as error:
-            self._not_committed("extending the file", error)
-        except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
-            self._fail("extending the file", error)
-        self._file_pages = pages
+            wanted = max(draft.page_count, min(wanted, self.max_pages))
+        if wanted > self._file_pages:
+            step = max(LEAST_GROWTH, min(self._file_pages // 8, GROWTH_LIMIT // self.page_size))
+            pages = max(wanted, self._file_pages + step)
+            if self.max_pages is not None:
+                pages = max(wanted, min(pages, self.max_pages))
+            try:
+                self.storage.resize(pages * self.page_size)
+            except OSError as error:
+                self._not_committed("extending the file", error)
+            except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
+                self._fail("extending the file", error)
+            self._file_pages = pages
+        if spare and wanted > self._backed:
+            self._back(wanted, min(wanted + spare, self._file_pages))
 
-    def _back(self, pages: int) -> None:
-        """Have real blocks behind the first `pages` pages; more than needed at once, so that this is seldom."""
-        if self.max_pages is not None:
-            pages = min(pages, max(self.max_pages, self._backed + 1))
+    def _back(self, wanted: int, better: int) -> None:
+        """Have real blocks behind the first `wanted` pages, or `better` that many at once, so that this is seldom."""
         size = self.page_size
         try:
-            self.storage.reserve(self._backed * size, (pages - self._backed) * size)
+            try:
+                self.storage.reserve(self._backed * size, (better - self._backed) * size)
+                self._backed = better
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                self.storage.reserve(self._backed * size, (wanted - self._backed) * size)
+                self._backed = wanted
         except OSError as error:
-            self._file_pages = max(self._file_pages, self.storage.size() // size)
             self._not_committed("the pages", error)
-        self._backed = pages
-        self._file_pages = max(self._file_pages, pages)
 
     def _space_for(self, meta: Meta, before: Space | None) -> Space:
         """A mapping that covers the pages of `meta`, which another process may have written."""
@@ -627,7 +626,11 @@ class Pager:
     def _map(self, before: Space) -> Space:
         """A mapping of the whole file as it is now."""
         size = self._file_pages * self.page_size
-        return Space(self.storage.map(size), self.page_size, verify=self._verify, before=before)
+        try:
+            mapping = self.storage.map(size)
+        except OSError as error:
+            self._not_committed("mapping the file", error)
+        return Space(mapping, self.page_size, verify=self._verify, before=before)
 
     def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> None:
         """Write sealed pages, neighbours in one call."""

@@ -217,10 +217,7 @@ class Reader:
             return None
         cell, payload = found
         data = self.open_space().data
-        try:
-            info = data[cell] | data[cell + 1] << 8
-        except IndexError:
-            raise CorruptionError(-1, "a cell leads outside the file") from None
+        info = data[cell] | data[cell + 1] << 8
         return info, data[payload : payload + (info & _LENGTH_MASK)]
 
     @overload
@@ -241,10 +238,7 @@ class Reader:
             return default
         cell, payload = found
         data = self.open_space().data
-        try:
-            info = data[cell] | data[cell + 1] << 8
-        except IndexError:
-            raise CorruptionError(-1, "a cell leads outside the file") from None
+        info = data[cell] | data[cell + 1] << 8
         if info <= _LENGTH_MASK:
             return data[payload : payload + info]
         return self.value(info, data[payload : payload + _REFERENCE_SIZE])

@@ -95,7 +95,8 @@ class TreeItems(_Range, ItemsView[bytes, bytes]):
         if not (isinstance(item, tuple) and len(item) == 2):
             return False
         wanted = lookup_key(item[0])
-        return wanted is not None and self._covers(wanted) and self._tree.get(wanted) == item[1]
+        # None, which the lookup of a missing key gives, equals no value.
+        return wanted is not None and item[1] is not None and self._covers(wanted) and self._tree.get(wanted) == item[1]
 
 
 def _bounds(
