@@ -87,7 +87,7 @@ class ByteLocks:
     @staticmethod
     def available() -> bool:
         """True if the platform has open-file-description locks and Python knows them."""
-        return fcntl is not None and hasattr(fcntl, "F_OFD_SETLK")
+        return hasattr(fcntl, "F_OFD_SETLK")
 
     def _call(self, command: int, kind: int, byte: int, length: int = 1) -> bytes:
         request = _FLOCK.pack(kind, os.SEEK_SET, _BASE + byte, length, 0, 0)

@@ -241,20 +241,23 @@ class Database:
             raise
         snapshot = pager.gate.begin()
 
+        def hand_on() -> None:
+            self._writing = None
+
         def commit(_draft: Any) -> None:
             self._live()
-            pager.commit(draft, lazy=lazy)
+            pager.commit(draft, lazy=lazy, hand_on=hand_on)
 
         def end(_draft: Any) -> None:
             # The garbage collector may call this at any moment, so it waits for no lock.
             if self._forks != _forks:
                 return
-            self._writing = None
+            if not draft.handed_on:
+                self._writing = None
             try:
                 pager.finish(draft)
             finally:
                 pager.gate.leave(snapshot)
-                pager.unlock()
 
         transaction = WriteTransaction(draft, lambda: core.pin(snapshot), commit, end)
         self._open.add(transaction)

@@ -63,6 +63,19 @@ class WriterLock:
             assert timeout is not None
             raise LockTimeoutError("the writer lock", timeout, os.getpid())
 
+    def acquire_if_free(self) -> bool:
+        """Take the lock if nobody has it or waits for it; True if it is taken now."""
+        if not self._mutex.acquire(blocking=False):
+            return False  # somebody is just taking it or letting it go, and will look himself
+        try:
+            free = self._holder is None and not self._waiting
+            if free:
+                self._holder = threading.get_ident()
+        finally:
+            self._mutex.release()
+        self._act_on_notes()
+        return free
+
     def _leave(self, place: tuple[int, threading.Lock]) -> bool:
         """Stop waiting; False if the lock was handed over meanwhile."""
         with self._mutex:
