@@ -52,6 +52,8 @@ def find_tree(catalog: Reader, name: str, meta: Meta) -> fmt.Descriptor | None:
 
 def tree_names(keys: list[bytes]) -> list[str]:
     """Names of the catalog's keys, in their order."""
+    if b"" in keys:
+        raise CorruptionError(-1, "a tree has no name")
     try:
         return [key.decode() for key in keys]
     except UnicodeDecodeError as error:
