@@ -6,6 +6,7 @@ are put into the engine, and each must be caught.  Longer sequences:  python tes
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import itertools
 import sys
@@ -16,12 +17,11 @@ from crashing import Run, content, cut_everywhere, cut_twice, judge, live, opene
 import cowdb
 from cowdb import format as fmt
 from cowdb import meta as meta_page
-from cowdb import pager as pager_module
 from cowdb import recovery
 from cowdb.freelist import FreeList
-from cowdb.locks import SharedWords
 from cowdb.pager import Pager
 from cowdb.readers import Gate
+from cowdb.sharing import LocalSharing
 from cowdb.testing import HOSTILE, CrashDisk, FaultyDisk, FlushEnd, Resize, Write
 from cowdb.testing.crash import CrashStorage
 
@@ -428,27 +428,29 @@ def acknowledged_before_the_flush(patch):
 
 def durable_is_the_transaction_before(patch):
     """The text of the first design: `durable` in a meta is simply the transaction before (P4)."""
-    real = pager_module.Meta
+    real = Pager._write_meta
 
-    def before(**fields):
-        return real(**{**fields, "durable": fields["transaction"] - 1})
+    def write(self, slot, raw, *state):
+        meta = meta_page.decode(raw, slot)
+        real(self, slot, meta_page.encode(dataclasses.replace(meta, durable=meta.transaction - 1), slot), *state)
 
-    patch.setattr(pager_module, "Meta", before)
+    patch.setattr(Pager, "_write_meta", write)
 
 
 def sync_moves_nothing(patch):
     """After a sync the next lazy meta goes over the one that was just made durable."""
 
     def sync(self):
+        if self._fresh_turn:
+            self._recover()
         self.storage.flush()
 
     patch.setattr(Pager, "sync", sync)
-    real = SharedWords.durable.__set__
 
     def forget(self, value):
-        real(self, value and (value[0], 1))
+        self.__dict__["durable"] = value and (value[0], 1)
 
-    patch.setattr(SharedWords, "durable", property(SharedWords.durable.__get__, forget))
+    patch.setattr(LocalSharing, "durable", property(lambda self: self.__dict__["durable"], forget))
 
 
 BUGS = [

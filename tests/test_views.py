@@ -21,7 +21,7 @@ from cowdb.views import _pairs
 KEYS = [b"", b"\0", b"\0\0", b"a", b"a\0", b"a\0\0\0\0\0", b"ab", b"ab\xff", b"ab\xff\xff", b"ac", b"b", b"\xff",
         b"\xff\xff", b"\xff\xff\xff\xff\xff"]  # fmt: skip
 MODEL = SortedDict({key: b"value of " + key for key in KEYS})
-STRANGERS = [None, 5, 2.5, object(), (), [b"a"]]
+STRANGERS = [None, 5, 2.5, object, (), [b"a"]]
 
 
 ITEMS = tuple(MODEL.items())
