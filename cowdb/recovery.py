@@ -172,21 +172,18 @@ def _young_tree(
         raw = storage.read(number * size, size)
         page = _verified(raw, reference, level, size)
         yield number, 1
-        try:
-            if level:
-                for index in range(page.cells):
-                    bits = page.reference(index).to_bytes(fmt.REFERENCE_SIZE, "little")
-                    child = fmt.unpack_reference(bits)
-                    if child.birth > durable:
-                        stack.append((child, level - 1, reference.birth))
-                continue
-            for _, packed in page.overflow_entries():
-                value = fmt.unpack_reference(packed)
-                if value.birth > durable:
-                    yield _verified_value(storage, meta, value, seen)
-            named = [page.payload(index)[1] for index in range(page.cells)] if is_catalog else []
-        except (IndexError, OverflowError, ValueError):
-            raise CorruptionError(number, "its cells lead outside it") from None
+        # The page itself raises where its cells lead outside of it.
+        if level:
+            for index in range(page.cells):
+                child = fmt.unpack_reference(page.reference(index).to_bytes(fmt.REFERENCE_SIZE, "little"))
+                if child.birth > durable:
+                    stack.append((child, level - 1, reference.birth))
+            continue
+        for _, packed in page.overflow_entries():
+            value = fmt.unpack_reference(packed)
+            if value.birth > durable:
+                yield _verified_value(storage, meta, value, seen)
+        named = [page.payload(index)[1] for index in range(page.cells)] if is_catalog else []
         for descriptor in named:
             yield from _young_named(storage, meta, number, descriptor, reference.birth, seen)
 
