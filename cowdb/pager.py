@@ -196,7 +196,6 @@ class Pager:
         self.memory_budget = memory_budget
         self.two_flush_limit = two_flush_limit
         self._clock = clock
-        self.max_pages = None if max_size is None else max_size // self.page_size
         self.words = sharing
         self.writer_lock = WriterLock()
         self.failpoint: Callable[[str], None] = _no_failpoint
@@ -204,6 +203,7 @@ class Pager:
         self.gate = Gate(sharing, self._space_for)
         meta = self.gate.current.meta
         self.page_size: int = meta.page_size
+        self.max_pages = None if max_size is None else max_size // meta.page_size
         self._file_pages = storage.size() // self.page_size
         self.next_transaction: int = _next_id(meta.transaction)
         self._free: FreeList | None = None

@@ -272,10 +272,12 @@ def take_over(storage: Storage, published: Meta, durable: tuple[int, int] | None
                 pass
         except CorruptionError as error:
             damage = damage or error
+            if meta.transaction <= published.transaction:
+                break
             continue
         return Believed(meta, slot, slots[1 - slot], rejected=damage is not None)
     assert damage is not None
-    raise CorruptionError(damage.page_number, f"no meta page leads to a whole tree; the newest one: {damage.reason}")
+    raise CorruptionError(damage.page_number, f"the published state is not whole any more: {damage.reason}")
 
 
 def reassert(storage: Storage, state: Believed, durable: tuple[int, int] | None = None) -> None:
