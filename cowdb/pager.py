@@ -357,6 +357,11 @@ class Pager:
         """The free list as the state to go on from carries it; another process may have written it. O(carried)."""
         free = FreeList()
         live = self.live()
+        end = 0
+        for run in sorted(meta.carried):
+            if run[0] < end:
+                raise CorruptionError(run[0], "the carry list names it twice (I5)")
+            end = run[0] + run[1]
         for run in meta.carried:
             free.add(run, live)
         self._free = free
