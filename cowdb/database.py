@@ -98,7 +98,7 @@ class _Core:
     def close_if_unused(self) -> None:
         """Close the file if nobody has a handle or uses a snapshot."""
         with _registry_lock:
-            if _cores.get(self.key) is not self or self.handles or self.pager.gate.users():
+            if _cores.get(self.key) is not self or self.handles or not self.pager.gate.shut():
                 return
             del _cores[self.key]
             self.pager.close()
@@ -198,8 +198,14 @@ class Database:
 
     def abandon(self) -> None:
         """In a forked child: what is open of this handle is the parent's."""
-        for transaction in list(self._open):
+        for transaction in self._transactions():
             transaction.abandon()
+
+    def _transactions(self) -> list[Transaction | WriteTransaction]:
+        """Those of this handle that are open, or were a moment ago."""
+        while True:
+            with contextlib.suppress(RuntimeError):  # another thread began or ended one meanwhile
+                return list(self._open)
 
     # ------------------------------------------------------------ transactions
 
@@ -417,7 +423,7 @@ class Database:
         Waits for a write transaction that another thread has open.
         """
         if self._writing is threading.current_thread() and not any(
-            isinstance(transaction, WriteTransaction) and not transaction.closed for transaction in self._open
+            isinstance(transaction, WriteTransaction) and not transaction.closed for transaction in self._transactions()
         ):
             raise Error("the database is being checked or synced in this very thread; close it afterwards")
         core, self._core = self._core, None
@@ -426,7 +432,7 @@ class Database:
         if self._forks != _forks:
             return  # the parent's: nothing of it is ours to end
         writer = self._writing
-        for transaction in list(self._open):
+        for transaction in self._transactions():
             if isinstance(transaction, Transaction):
                 transaction.close()
             elif writer is threading.current_thread() or writer is None or not writer.is_alive():

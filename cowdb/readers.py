@@ -18,7 +18,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from cowdb.errors import CorruptionError
+from cowdb.errors import ClosedError, CorruptionError
+
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,7 @@ class Gate:
         self._used: set[Snapshot] = set()
         self._left: deque[Snapshot] = deque()
         self._current = self._newest(None)
+        self._shut = False
 
     @property
     def current(self) -> Snapshot:
@@ -87,6 +89,8 @@ class Gate:
             self._settle()
         sharing = self._sharing
         with self._lock:
+            if self._shut:
+                raise ClosedError("the database was closed in this very moment")
             while True:
                 snapshot = self._current
                 if snapshot.word != sharing.published:
@@ -138,6 +142,13 @@ class Gate:
         with self._lock:
             live = self._used | {self._current}
         return sorted(live, key=_transaction) if len(live) > 1 else list(live)
+
+    def shut(self) -> bool:
+        """Let nobody begin any more; False, and nothing changed, if a snapshot is in use."""
+        self._settle()
+        with self._lock:
+            self._shut = not self._used
+            return self._shut
 
     def users(self) -> int:
         """Reads that are open now, and views that are held."""
