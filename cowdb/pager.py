@@ -444,6 +444,7 @@ class Pager:
         # 5. Write the dirty pages, neighbours together.
         self.failpoint("write pages")
         self._write_pages(sealed)
+        self.failpoint("hand on")
         for number, _ in sealed:
             space.trust(number, transaction)
         draft.allotted = False
