@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from kernel import far_items
 from sortedcontainers import SortedDict
 
 from cowdb import format as fmt
@@ -48,6 +49,14 @@ values = st.one_of(
     st.integers(0, 20_000).map(bytes),
 )  # fmt: skip
 bounds = st.none() | keys
+CHANGES = st.sampled_from(["nothing", "delete", "delete the next", "put before", "put behind", "replace"])
+BEGINNINGS = {
+    "empty": [],
+    "short": [(b"key%05d" % number, b"%d" % number * 20) for number in range(0, 500, 2)],
+    "mixed": [(b"key%05d" % number, b"%d" % number * (number % 23 * 20)) for number in range(0, 500, 3)],
+    "far": far_items(80, 900),
+    "far keys": far_items(160, 0),
+}
 names = st.sampled_from([None, None, "users", "words", "größe", "x" * 300])
 
 
@@ -74,11 +83,21 @@ class Machine(RuleBasedStateMachine):
     def open(self):
         self.db = open_on(self.disk, "/db", page_size=PAGE, durability=self.durability, **self.options)
 
-    @initialize(durability=st.sampled_from(["full", "lazy"]), budget=st.sampled_from([None, None, 0, 30_000]))
-    def create(self, durability, budget):
+    @initialize(
+        durability=st.sampled_from(["full", "lazy"]),
+        budget=st.sampled_from([None, None, 0, 30_000]),
+        main=st.sampled_from(sorted(BEGINNINGS)),
+        users=st.sampled_from(sorted(BEGINNINGS)),
+    )
+    def create(self, durability, budget, main, users):
         self.durability = durability
         self.options = {} if budget is None else {"memory_budget": budget}
         self.open()
+        with self.db.write() as txn:
+            txn.update(BEGINNINGS[main])
+            txn.tree("users", create=True).update(BEGINNINGS[users])
+        self.committed = {None: SortedDict(BEGINNINGS[main]), "users": SortedDict(BEGINNINGS[users])}
+        self.write()
 
     @precondition(lambda self: self.txn is None)
     @rule(durability=st.sampled_from(["full", "lazy"]))
@@ -177,12 +196,34 @@ class Machine(RuleBasedStateMachine):
         assert tree.delete(key) == (model.pop(key, None) is not None)
 
     @writing
-    @rule(name=names, data=st.data())
-    def delete_what_is_there(self, name, data):
+    @rule(name=names, start=st.integers(-200, 200), count=st.integers(1, 120), step=st.sampled_from([1, -1, 3]))
+    def delete_many(self, name, start, count, step):
         tree, model = self.tree(name)
-        if model:
-            key = model.keys()[data.draw(st.integers(0, len(model) - 1))]
+        for key in model.keys()[start : start + count][::step]:
             assert tree.pop(key) == model.pop(key)
+
+    @writing
+    @rule(name=names, count=st.integers(1, 120), width=st.sampled_from([0, 300, 1500]))
+    def append(self, name, count, width):
+        tree, model = self.tree(name)
+        last = model.peekitem()[0] if model else b""
+        stem = last if len(last) < 30 else last[:30] + b"\xff"
+        for number in range(count):
+            key = stem + b"%03d" % number
+            if key > last:
+                assert tree.put(key, bytes(width), append=True)
+                model[key] = bytes(width)
+
+    @writing
+    @rule(name=names, start=st.integers(0, 200), count=st.integers(1, 200), stop=st.booleans())
+    def delete_a_stretch(self, name, start, count, stop):
+        tree, model = self.tree(name)
+        gone = model.keys()[start : start + count if stop else None]
+        if gone:
+            low, high = gone[0], model.keys()[start + len(gone)] if start + len(gone) < len(model) else None
+            assert tree.delete_range(low, high) == len(gone)
+            for key in gone:
+                del model[key]
 
     @writing
     @rule(name=names, low=bounds, high=bounds)
@@ -252,19 +293,37 @@ class Machine(RuleBasedStateMachine):
             assert tree.peekitem(index) == model.peekitem(index)
 
     @writing
-    @rule(name=names, low=bounds, high=bounds, reverse=st.booleans(), data=st.data())
-    def scan_while_changing(self, name, low, high, reverse, data):
-        """Delete every so-and-so-many'th entry that a scan gives."""
+    @rule(name=names, low=bounds, high=bounds, reverse=st.booleans(), pattern=st.lists(CHANGES, min_size=1, max_size=7))
+    def scan_while_changing(self, name, low, high, reverse, pattern):
+        """Each step of a scan gives what comes next in the tree as it is at that moment."""
         tree, model = self.tree(name)
-        wanted = ranged(model, low, high, reverse)
-        every = data.draw(st.sampled_from([1, 2, 17]))
-        found = []
-        for item in tree.items(low, high, reverse=reverse):
-            found.append(item)
-            if len(found) % every == 0 and len(found) < 60:
-                assert tree.delete(item[0])
-                del model[item[0]]
-        assert found == wanted
+        place = None
+        for changes, (key, value) in enumerate(tree.items(low, high, reverse=reverse)):
+            rest = ranged(model, low, high, reverse)
+            if place is not None:
+                rest = [item for item in rest if (item[0] < place if reverse else item[0] > place)]
+            assert (key, value) == rest[0]
+            place = key
+            if changes > 40:
+                break
+            what = pattern[changes % len(pattern)]
+            if what == "delete":
+                tree.delete(key)
+                del model[key]
+            elif what == "delete the next":
+                other = model.keys()[(model.index(key) + 1) % len(model)]
+                tree.delete(other)
+                del model[other]
+            elif what in ("put before", "put behind"):
+                other = key[:LIMIT - 2] + b"~" if what == "put behind" else key[:-1]
+                tree.put(other, b"put" * 100)
+                model[other] = b"put" * 100
+            elif what == "replace":
+                tree.put(key, b"r" * 1500)
+                model[key] = b"r" * 1500
+        else:
+            rest = ranged(model, low, high, reverse)
+            assert not [key for key, _ in rest if place is None or (key < place if reverse else key > place)]
 
     # ------------------------------------------------------------ cursors of the main tree
 
@@ -363,7 +422,7 @@ class TestMachine(Machine.TestCase):
     """Run by pytest; `COWDB_MACHINE_EXAMPLES` asks for more."""
 
     settings = settings(
-        max_examples=int(os.environ.get("COWDB_MACHINE_EXAMPLES", "300")),
+        max_examples=int(os.environ.get("COWDB_MACHINE_EXAMPLES", "200")),
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -482,6 +482,27 @@ def test_putting_after_a_range_was_cut_off_the_end():
     assert audit(writer) == [(b"a", b"1")]
 
 
+@pytest.mark.parametrize("left", [700, 501, 30, 1, 0])
+def test_putting_after_the_end_was_deleted_one_by_one(left):
+    kernel = Kernel()
+    writer = kernel.writer()
+    model = SortedDict(numbered(1000))
+    writer.update(model.items())
+    for key in reversed(model.keys()[left:]):
+        assert writer.delete(key)
+        del model[key]
+        if len(model) % 97 == left % 97:
+            other = b"key00001%03d" % (len(model) % 1000)
+            writer.put(other, b"w")
+            assert writer.delete(other)
+    for number in range(1000, 1300):
+        model[b"key%08d" % number] = b"n"
+        writer.put(b"key%08d" % number, b"n")
+    same(writer, model)
+    kernel.seal(writer)
+    same(kernel.reader(), model)
+
+
 # ---------------------------------------------------------------- any sequence
 
 KEYS = st.binary(max_size=6) | st.integers(0, 400).map(lambda number: b"%04d" % number) | st.builds(
