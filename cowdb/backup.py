@@ -21,8 +21,8 @@ from cowdb import meta as meta_page
 from cowdb.catalog import find_tree, name_key, tree_names
 from cowdb.cursor import ITEMS, KEYS, scan
 from cowdb.pager import Pager
-from cowdb.sharing import LocalSharing
 from cowdb.recovery import believe, young_runs
+from cowdb.sharing import LocalSharing
 from cowdb.storage import FileDisk
 from cowdb.tree import Reader
 

@@ -174,7 +174,7 @@ class Database:
             if "disk" in self._options:
                 raise ForkedError(f"the database {self._path!r} lies on a disk that the parent process alone has")
             handle = open(self._path, **{**self._options, "create": False})
-            core, handle._core = handle._core, None
+            core, handle._core = handle._core, None  # noqa: SLF001 - one Database takes over from another
             assert core is not None
             self._core = core
             self._writing = None
@@ -594,9 +594,7 @@ def open_on(
 
 def _enter(storage: Storage, path: str, read_only: bool, mode: int, timeout: float | None) -> FileSharing:
     """Come in to a real file, beside whoever has it open."""
-    return FileSharing(
-        path, read_only=read_only, mode=mode, timeout=timeout, make=lambda: believe(storage).meta
-    )
+    return FileSharing(path, read_only=read_only, mode=mode, timeout=timeout, make=lambda: believe(storage).meta)
 
 
 def _alone(storage: Storage) -> LocalSharing:

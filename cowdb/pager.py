@@ -54,9 +54,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cowdb.freelist import Run
-    from cowdb.readers import Snapshot
-    from cowdb.sharing import Sharing
     from cowdb.meta import CarriedRun
+    from cowdb.sharing import Sharing
     from cowdb.storage import Storage
 
 __all__ = ["Draft", "Pager"]
@@ -313,7 +312,7 @@ class Pager:
         return Draft(self, meta, space)
 
     def finish(self, draft: Draft) -> None:
-        """The end of a draft, committed or not: what it allotted and did not commit is free again, and so is the lock."""
+        """The end of a draft, committed or not: what it allotted and did not commit is free again, as is the lock."""
         if draft.allotted:
             self._free = None
             self.next_transaction = _next_id(draft.changes.birth)
@@ -386,7 +385,7 @@ class Pager:
         changes = draft.changes
         if changes.torn:
             raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
-        if not any([writer.changed for writer in draft.writers()]):
+        if not any(writer.changed for writer in draft.writers()):
             return
         free = self._free
         assert free is not None
@@ -646,8 +645,8 @@ class Pager:
         if left < spare:
             raise FullError(
                 errno.ENOSPC,
-                f"the database would leave {left} of its {self.max_pages} pages free, and keeps {spare} to delete with; "
-                "delete something, or open it with a larger max_size",
+                f"the database would leave {left} of its {self.max_pages} pages free, and keeps {spare} to delete "
+                "with; delete something, or open it with a larger max_size",
             )
 
     # ------------------------------------------------------------ the free tree

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 
 from cowdb.errors import ClosedError, CorruptionError
 
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 

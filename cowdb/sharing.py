@@ -22,10 +22,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cowdb import meta as meta_page
 from cowdb.bytelocks import FIRST_BLOCK, INSIDE, NEXT, OPEN, STATIC, WRITER, ByteLocks, RecordLocks
 from cowdb.errors import Error, LockTimeoutError
 from cowdb.lockfile import LockFile, Pin
-from cowdb import meta as meta_page
 
 try:
     import fcntl

@@ -187,7 +187,10 @@ def test_the_workloads_do_what_their_names_say():
 
     assert sizes(recorded(growth)) == sorted(sizes(recorded(growth)))
     assert sizes(recorded(tail_cut)) != sorted(sizes(recorded(tail_cut)))
-    flushes = [sum(isinstance(one, FlushEnd) for one in recorded(small_and_large, **TUNING[name]).disk.trace) for name in TUNING]
+    flushes = [
+        sum(isinstance(one, FlushEnd) for one in recorded(small_and_large, **TUNING[name]).disk.trace)
+        for name in TUNING
+    ]
     assert flushes[1] > flushes[0]
     writes = [sum(isinstance(one, Write) for one in recorded(growth, **TUNING[name]).disk.trace) for name in TUNING]
     assert writes[2] > writes[0]
@@ -195,7 +198,9 @@ def test_the_workloads_do_what_their_names_say():
 
 @pytest.mark.guarantee
 @pytest.mark.parametrize("tuning", ["two flushes", "early writes"])
-@pytest.mark.parametrize("workload", [small_and_large, ranges, lazy, growth, long_reader], ids=lambda work: work.__name__)
+@pytest.mark.parametrize(
+    "workload", [small_and_large, ranges, lazy, growth, long_reader], ids=lambda work: work.__name__
+)
 def test_the_same_with_two_flushes_a_commit_and_with_early_writes(workload, tuning):
     run = recorded(workload, **TUNING[tuning])
     assert cut_everywhere(run, limit=20) > 20

@@ -11,9 +11,9 @@ import cowdb
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.freelist import FreeList
-from cowdb.sharing import LocalSharing
 from cowdb.pager import Pager
 from cowdb.recovery import believe
+from cowdb.sharing import LocalSharing
 from cowdb.testing import CrashDisk, FlushBegin, FlushEnd, MemoryDisk, Resize, Write
 
 SIZE = 4096
@@ -417,7 +417,9 @@ def test_a_forged_record_of_the_free_tree_is_reported_before_it_is_used(disk, mo
     assert pager_of(db).meta.free.depth
     for flat in ((1, 1, 0, 0), (1 << 40, 1, 0, 0), (5, 1 << 40, 0, 0), (5, 0, 0, 0), (5, 1, 9, 3), (5, 1, 1, 1 << 40)):
         with monkeypatch.context() as patch:
-            patch.setattr("cowdb.tree.Reader.entry", lambda self, path, flat=flat: (b"k" * 16, fmt.runs_struct(1).pack(*flat)))
+            patch.setattr(
+                "cowdb.tree.Reader.entry", lambda self, path, flat=flat: (b"k" * 16, fmt.runs_struct(1).pack(*flat))
+            )
             with pytest.raises(cowdb.CorruptionError, match="no sensible run"):
                 put(db, b"large", b"x" * 3_000_000)
     put(db, b"large", b"x" * 3_000_000)

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from cowdb import format as fmt
-from cowdb.meta import Meta
 from cowdb import readers
+from cowdb.meta import Meta
 from cowdb.sharing import LocalSharing
 from cowdb.space import Space
 from cowdb.testing import MemoryDisk

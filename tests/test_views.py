@@ -277,7 +277,7 @@ def test_a_slice_is_a_view_of_items(tree):
     assert list(tree[b"a":b"b"]) == list(tree.items(b"a", b"b"))
     assert list(tree[:]) == list(MODEL.items())
     assert len(tree[b"b":]) == 4
-    assert list(tree[: b"\0"]) == [(b"", MODEL[b""])]
+    assert list(tree[:b"\0"]) == [(b"", MODEL[b""])]
     with pytest.raises(ValueError, match="step"):
         tree[b"a":b"b":2]
     with pytest.raises(TypeError):
