@@ -22,6 +22,7 @@ from cowdb.catalog import find_tree, name_key, tree_names
 from cowdb.cursor import ITEMS, KEYS, scan
 from cowdb.pager import Pager
 from cowdb.recovery import believe, young_runs
+from cowdb.sharing import LocalSharing
 from cowdb.storage import FileDisk
 from cowdb.tree import Reader
 
@@ -82,6 +83,13 @@ def copy_whole(source: Storage, snapshot: Snapshot, path: str, progress: Progres
             progress(total, total)
 
 
+def _alone(storage: Storage) -> LocalSharing:
+    """The words of a file that nobody else has."""
+    sharing = LocalSharing()
+    sharing.publish(believe(storage).meta, b"")
+    return sharing
+
+
 def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
     """Write the entries of `snapshot` into a new, dense file. O(entries)."""
     meta = snapshot.meta
@@ -107,7 +115,7 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
         )
         for slot in (0, 1):
             target.write(slot * meta.page_size, [meta_page.encode(empty, slot)])
-        pager = Pager(target, believe(target))
+        pager = Pager(target, _alone(target))
         draft = pager.begin()
         for label, tree in trees:
             if label is None:

@@ -29,10 +29,10 @@ from cowdb import meta as meta_page
 from cowdb.backup import copy_compact, copy_whole
 from cowdb.check import Finding, check
 from cowdb.errors import ClosedError, Error, ForkedError, NotADatabaseError, ReadOnlyError
-from cowdb.locks import FileLock
 from cowdb.meta import Meta
 from cowdb.pager import Pager
 from cowdb.recovery import believe
+from cowdb.sharing import FileSharing, LocalSharing
 from cowdb.storage import Disk, FileDisk, Storage, create_file
 from cowdb.transaction import DURABILITIES, Transaction, WriteTransaction
 
@@ -66,8 +66,7 @@ def _after_fork() -> None:
     _registry_lock = threading.RLock()  # type: ignore[misc]
     for core in _cores.values():
         _abandoned.append(core)
-        if core.lock is not None:
-            core.lock.abandon()
+        core.pager.abandon()
     _cores.clear()
     for handle in list(_handles):
         handle.abandon()
@@ -83,11 +82,10 @@ if hasattr(os, "register_at_fork"):
 class _Core:
     """What all handles of one file in this process share."""
 
-    def __init__(self, key: tuple[int, ...], storage: Storage, pager: Pager, lock: FileLock | None) -> None:
+    def __init__(self, key: tuple[int, ...], storage: Storage, pager: Pager) -> None:
         self.key = key
         self.storage = storage
         self.pager = pager
-        self.lock = lock
         self.handles = 0
 
     def leave(self) -> None:
@@ -103,11 +101,7 @@ class _Core:
             if _cores.get(self.key) is not self or self.handles or not self.pager.gate.shut():
                 return
             del _cores[self.key]
-            try:
-                self.pager.close()
-            finally:
-                if self.lock is not None:
-                    self.lock.close()
+            self.pager.close()
 
     def pin(self, snapshot: Snapshot) -> Any:
         """A mapping of the file that keeps `snapshot` alive as long as it is held."""
@@ -167,14 +161,26 @@ class Database:
         core = self._core
         if core is None:
             raise ClosedError(f"the database {self._path!r} is closed")
-        self._require_own_process()
+        if self._forks != _forks:
+            core = self._reopen()
         return core
 
-    def _require_own_process(self) -> None:
-        if self._forks != _forks:
-            raise ForkedError(
-                f"the database {self._path!r} was opened before a fork; open it again in the child process"
-            )
+    def _reopen(self) -> _Core:
+        """In a forked child, at the first use: the core is the parent's, so open the file for ourselves."""
+        with _registry_lock:
+            if self._forks == _forks:
+                assert self._core is not None
+                return self._core
+            if "disk" in self._options:
+                raise ForkedError(f"the database {self._path!r} lies on a disk that the parent process alone has")
+            handle = open(self._path, **{**self._options, "create": False})
+            core, handle._core = handle._core, None  # noqa: SLF001 - one Database takes over from another
+            assert core is not None
+            self._core = core
+            self._writing = None
+            self._open = weakref.WeakSet()
+            self._forks = _forks
+            return core
 
     def _pager(self) -> Pager:
         return self._live().pager
@@ -182,14 +188,14 @@ class Database:
     @contextlib.contextmanager
     def _turn(self, core: _Core) -> Iterator[None]:
         """The writer lock, for something other than a transaction."""
-        core.pager.writer_lock.acquire(self._lock_timeout)
+        core.pager.lock(self._lock_timeout)
         self._writing = threading.current_thread()
         try:
             self._live()  # it may have been closed while we waited
             yield
         finally:
             self._writing = None
-            core.pager.writer_lock.release()
+            core.pager.unlock()
 
     def abandon(self) -> None:
         """In a forked child: what is open of this handle is the parent's."""
@@ -230,31 +236,41 @@ class Database:
             raise ReadOnlyError(errno.EROFS, f"{self._path!r} was opened with read_only=True")
         lazy = _is_lazy(self._durability if durability is None else durability)
         pager = core.pager
-        pager.writer_lock.acquire(self._lock_timeout if timeout is None else timeout)
+        if not core.storage.is_current():
+            raise Error(
+                f"{self._path!r} is another file now, or gone: it was replaced, renamed or deleted while it was open; "
+                "what is open can still be read; close it and open the right file"
+            )
+        pager.lock(self._lock_timeout if timeout is None else timeout)
         self._writing = threading.current_thread()
         try:
             self._live()  # it may have been closed while we waited
             draft = pager.begin()
         except BaseException:
             self._writing = None
-            pager.writer_lock.release()
+            pager.unlock()
             raise
         snapshot = pager.gate.begin()
+        forks = _forks
+
+        def hand_on() -> None:
+            self._writing = None
 
         def commit(_draft: Any) -> None:
-            self._require_own_process()  # no more: a writer may finish while another thread closes the handle
-            pager.commit(draft, lazy=lazy)
+            if forks != _forks:
+                raise ForkedError(f"this transaction on {self._path!r} was begun before a fork, by the parent process")
+            pager.commit(draft, lazy=lazy, hand_on=hand_on)
 
         def end(_draft: Any) -> None:
             # The garbage collector may call this at any moment, so it waits for no lock.
-            if self._forks != _forks:
+            if forks != _forks:
                 return
-            self._writing = None
+            if not draft.handed_on:
+                self._writing = None
             try:
                 pager.finish(draft)
             finally:
                 pager.gate.leave(snapshot)
-                pager.writer_lock.release()
 
         transaction = WriteTransaction(draft, lambda: core.pin(snapshot), commit, end)
         self._open.add(transaction)
@@ -361,6 +377,14 @@ class Database:
             }
             for snapshot in pager.gate.snapshots()
             if snapshot.users
+        ] + [
+            {
+                "pid": pin.owner,
+                "transaction": pin.transaction,
+                "users": 1,
+                "behind": newest - pin.transaction,
+            }
+            for pin in pager.words.others()
         ]
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
@@ -428,8 +452,8 @@ class Database:
                 transaction.abort()
         if self._writing is not None:
             # Another thread is writing: it may finish.
-            core.pager.writer_lock.acquire(None)
-            core.pager.writer_lock.release()
+            core.pager.lock(None)
+            core.pager.unlock()
         core.leave()
 
     def __enter__(self) -> Self:
@@ -565,22 +589,32 @@ def open_on(
                         errno.EROFS, f"{target!r} is open with read_only=True in this process; close that handle first"
                     )
             else:
-                wait = 0.0 if lock_timeout is None else lock_timeout
-                lock = FileLock(target, shared=read_only, timeout=wait) if real else None
+                sharing = _enter(storage, target, read_only, mode, lock_timeout) if real else _alone(storage)
                 try:
                     if real and not storage.is_current():
                         raise Error(f"{target!r} was replaced while it was being opened; open it again")
-                    pager = Pager(storage, believe(storage), verify=verify, max_size=max_size, clock=clock, **tuning)
+                    pager = Pager(storage, sharing, verify=verify, max_size=max_size, clock=clock, **tuning)
                 except BaseException:
-                    if lock is not None:
-                        lock.close()
+                    sharing.leave(lambda: None)
                     raise
-                core = _cores[key] = _Core(key, storage, pager, lock)
+                core = _cores[key] = _Core(key, storage, pager)
                 core.handles = 1
         except BaseException:
             storage.close()
             raise
         return Database(core, target, options)
+
+
+def _enter(storage: Storage, path: str, read_only: bool, mode: int, timeout: float | None) -> FileSharing:
+    """Come in to a real file, beside whoever has it open."""
+    return FileSharing(path, read_only=read_only, mode=mode, timeout=timeout, make=lambda: believe(storage).meta)
+
+
+def _alone(storage: Storage) -> LocalSharing:
+    """The words of a file that only this process can see."""
+    sharing = LocalSharing()
+    sharing.publish(believe(storage).meta, b"")
+    return sharing
 
 
 def _check_options(page_size: Any, max_size: Any, mode: Any, lock_timeout: Any) -> None:

@@ -1,54 +1,18 @@
-"""Who may write, and the words that all users of one file share.
+"""Who may write, among the threads of one process: a queue, first come, first served.
 
-This is the form for one process: the writer lock is a queue of threads, the
-shared words are attributes, and a lock on the file itself keeps other
-processes out.  Protocol rules P1 and P2 of the commit are upheld with these
-words:
-
-    published    the newest meta that readers may see
-    durable      D: the newest durable transaction and the slot of its meta;
-                 None until this process has re-asserted it (P3)
-    busy         a writer is at work, or one has failed and left it so
-
-The file lock is a byte range of the data file itself, far beyond its end (P10),
-so that deleting or replacing a side file cannot split the users in two.  It
-belongs to the open file description, and the kernel lets it go when the process
-dies.
+Between processes, `sharing` decides; a thread asks there when its turn in the
+queue has come.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import struct
 import threading
-import time
 from collections import deque
-from typing import Final
 
 from cowdb.errors import Error, LockTimeoutError
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - a platform without POSIX locks
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["FileLock", "SharedWords", "WriterLock"]
-
-LOCK_OFFSET: Final = 1 << 62
-"""Byte of the data file that the lock covers; no file reaches it."""
-
-_POLL_SECONDS: Final = 0.02
-
-
-class SharedWords:
-    """What all users of one file know together; see the module's text."""
-
-    __slots__ = ("busy", "durable")
-
-    def __init__(self) -> None:
-        self.durable: tuple[int, int] | None = None
-        self.busy = True
+__all__ = ["WriterLock"]
 
 
 class WriterLock:
@@ -99,6 +63,19 @@ class WriterLock:
             assert timeout is not None
             raise LockTimeoutError("the writer lock", timeout, os.getpid())
 
+    def acquire_if_free(self) -> bool:
+        """Take the lock if nobody has it or waits for it; True if it is taken now."""
+        if not self._mutex.acquire(blocking=False):
+            return False  # somebody is just taking it or letting it go, and will look himself
+        try:
+            free = self._holder is None and not self._waiting
+            if free:
+                self._holder = threading.get_ident()
+        finally:
+            self._mutex.release()
+        self._act_on_notes()
+        return free
+
     def _leave(self, place: tuple[int, threading.Lock]) -> bool:
         """Stop waiting; False if the lock was handed over meanwhile."""
         with self._mutex:
@@ -126,52 +103,3 @@ class WriterLock:
                         self._holder = None
             finally:
                 self._mutex.release()
-
-
-class FileLock:
-    """Keeps other processes out of the file: exclusive for a writer, shared for read-only users."""
-
-    def __init__(self, path: str, *, shared: bool, timeout: float) -> None:
-        """Take the lock on the file at `path`; `LockTimeoutError` if it is not free within `timeout` seconds."""
-        self._fd = -1
-        if fcntl is None or not hasattr(fcntl, "F_OFD_SETLK"):  # pragma: no cover - depends on the platform
-            return
-        request = _request(fcntl.F_RDLCK if shared else fcntl.F_WRLCK)
-        fd = os.open(path, (os.O_RDONLY if shared else os.O_RDWR) | getattr(os, "O_CLOEXEC", 0))
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    os.close(fd)
-                    raise
-                if time.monotonic() >= deadline:
-                    os.close(fd)
-                    raise LockTimeoutError(f"{path!r}, which another process has open,", timeout) from None
-                time.sleep(_POLL_SECONDS)
-            except BaseException:
-                os.close(fd)
-                raise
-            else:
-                self._fd = fd
-                return
-
-    def close(self) -> None:
-        """Let the file go, also if a forked child still has the descriptor."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            try:
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK))
-            finally:
-                os.close(fd)
-
-    def abandon(self) -> None:
-        """In a forked child: close the descriptor, which is the parent's lock, without letting the lock go."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-def _request(kind: int) -> bytes:
-    return struct.pack("hhqqhh", kind, os.SEEK_SET, LOCK_OFFSET, 1, 0, 0)

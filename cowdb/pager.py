@@ -30,6 +30,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import itertools
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -39,11 +40,11 @@ from cowdb import meta as meta_page
 from cowdb.catalog import name_key
 from cowdb.errors import CorruptionError, Error, FullError, PoisonedError, ReadOnlyError
 from cowdb.freelist import FreeList, coalesce
-from cowdb.locks import SharedWords, WriterLock
+from cowdb.locks import WriterLock
 from cowdb.meta import Meta
 from cowdb.path import Path
 from cowdb.readers import Gate
-from cowdb.recovery import Believed, reassert
+from cowdb.recovery import reassert, take_over
 from cowdb.space import BIRTH_MASK, Space
 from cowdb.stats import Stats
 from cowdb.tree import Reader
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
     from cowdb.freelist import Run
     from cowdb.meta import CarriedRun
+    from cowdb.sharing import Sharing
     from cowdb.storage import Storage
 
 __all__ = ["Draft", "Pager"]
@@ -73,6 +75,18 @@ _PATH_ROOM: Final = 16
 """Runs of the carry list that stay empty for the pages that saving the free list itself frees."""
 
 
+@dataclasses.dataclass(slots=True, eq=False)
+class Member:
+    """A sealed transaction on its way to being durable: a member of the group that shares a flush."""
+
+    meta: Meta
+    space: Space
+    written: int  # bytes
+    copied: int  # pages
+    operations: int
+    done: bool = False
+
+
 class Draft:
     """What one write transaction has changed so far: a writer for each tree that it has touched."""
 
@@ -87,6 +101,7 @@ class Draft:
         self.writer_type: Callable[..., Writer] = Writer
         self.page_count = meta.page_count
         self.allotted = False  # numbers were given out, so an abort must take them back
+        self.handed_on = False  # sealed, and the writer lock is somebody else's by now
         self.written = 0  # pages written early, to keep within the memory budget
         self._pager = pager
 
@@ -168,7 +183,7 @@ class Pager:
     def __init__(
         self,
         storage: Storage,
-        state: Believed,
+        sharing: Sharing,
         *,
         verify: bool = True,
         max_size: int | None = None,
@@ -177,27 +192,33 @@ class Pager:
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.storage = storage
-        self.page_size = state.meta.page_size
         self.memory_budget = memory_budget
         self.two_flush_limit = two_flush_limit
         self._clock = clock
-        self.max_pages = None if max_size is None else max_size // self.page_size
-        self.words = SharedWords()
+        self.words = sharing
         self.writer_lock = WriterLock()
         self.failpoint: Callable[[str], None] = _no_failpoint
         self._verify = verify
-        self._state = state
+        self.gate = Gate(sharing, self._space_for)
+        meta = self.gate.current.meta
+        self.page_size: int = meta.page_size
+        self.max_pages = None if max_size is None else max_size // meta.page_size
         self._file_pages = storage.size() // self.page_size
-        space = Space(storage.map(max(1, self._file_pages) * self.page_size), self.page_size, verify=verify)
-        self.gate = Gate(state.meta, space)
-        self.next_transaction = _next_id(state.meta.transaction)
+        self.next_transaction: int = _next_id(meta.transaction)
         self._free: FreeList | None = None
+        self._free_base = -1  # the transaction whose free list it is
+        self._has_turn = False  # this process may write (it holds the lock between processes)
+        self._fresh_turn = False  # ... and has not looked yet how the one before it left the file
+        self._group = threading.Condition(threading.RLock())  # guards the three below
+        self._pending: list[Member] = []  # sealed, not durable yet
+        self._in_flight: list[Member] = []  # being flushed
+        self._tip: Member | None = None  # the newest sealed state that is not published yet
         self._scanned = b""  # key of the last free tree record that was looked at in vain
         self._scan_blockers: set[int] = set()
-        self._durable_pages = state.meta.page_count
-        self._backed = state.meta.page_count  # pages from the start of the file that have blocks of the disk
+        self._durable_pages = meta.page_count
+        self._backed = meta.page_count  # pages from the start of the file that have blocks of the disk
         self._unsynced = 0
-        self._settled = False  # this process has committed, and has written no page since
+        self._settled = -1  # the state that this process has committed, while it has written no page since
         self._poison: str | None = None
         self._commits = self._pages_written = self._bytes_written = self._flushes = 0
         self._copied = self._operations = 0
@@ -214,16 +235,59 @@ class Pager:
     @property
     def unsettled(self) -> int | None:
         """The published transaction, if the state before it may be in pieces; None if both must be whole."""
-        return None if self._settled else self.meta.transaction
+        current = self.gate.current
+        return None if self._settled == current.word else current.meta.transaction
 
     def live(self) -> list[int]:
         """Transactions that a freed page must wait for, ascending: readers, the published one, D (P6)."""
         live = {snapshot.meta.transaction for snapshot in self.gate.snapshots()}
+        live.update(pin.transaction for pin in self.words.others())
+        with self._group:
+            live.update(member.meta.transaction for member in self._in_flight + self._pending)
         if self.words.durable is not None:
             live.add(self.words.durable[0])
         return sorted(live)
 
     # ------------------------------------------------------------ begin and end of a write
+
+    def lock(self, timeout: float | None) -> None:
+        """Become the one who may write, in this process and over all; `LockTimeoutError` after `timeout` seconds.
+
+        While a group of this process is being flushed, the process keeps its turn,
+        unless another process waits for it.
+        """
+        begun = time.monotonic()
+        self.writer_lock.acquire(timeout)
+        try:
+            if self._has_turn and self.words.contended():
+                self._drain()
+                self._give_turn()
+            if not self._has_turn:
+                self.words.lock_writer(None if timeout is None else max(0.0, timeout - (time.monotonic() - begun)))
+                self._has_turn = self._fresh_turn = True
+        except BaseException:
+            self.unlock()
+            raise
+
+    def unlock(self) -> None:
+        """Let the next one write. A finalizer may call it: it waits for nothing."""
+        try:
+            if self._has_turn and not self._pending and not self._in_flight:
+                if not self.storage.read_only and self._poison is None and self.words.durable is not None:
+                    self._cut_file()
+                self._give_turn()
+        finally:
+            self.writer_lock.release()
+        if self._has_turn and not self._pending and not self._in_flight and self.writer_lock.acquire_if_free():
+            # The flush that was in flight ended while we let go.
+            self.unlock()
+
+    def _give_turn(self) -> None:
+        """Let another process write: QUIET, unless something failed here (P2)."""
+        if self._poison is None and not self._fresh_turn:
+            self.words.busy = False
+        self._has_turn = False
+        self.words.unlock_writer()
 
     def begin(self) -> Draft:
         """A draft of the next transaction. The caller holds the writer lock.
@@ -233,22 +297,28 @@ class Pager:
         if self.storage.read_only:
             raise ReadOnlyError(errno.EROFS, "the database was opened read-only")
         self._refuse_if_poisoned()
-        if self.words.durable is None:
-            self._reassert()
-        if self._free is None:
-            self._load_free_list()
-        snapshot = self.gate.current
+        if self._fresh_turn:
+            self._recover()
+        with self._group:
+            tip = self._tip
+        if tip is None:
+            snapshot = self.gate.current
+            meta, space = snapshot.meta, snapshot.space
+        else:
+            meta, space = tip.meta, tip.space
+        if self._free is None or self._free_base != meta.transaction:
+            self._load_free_list(meta)
         self.words.busy = True
-        return Draft(self, snapshot.meta, snapshot.space)
+        return Draft(self, meta, space)
 
     def finish(self, draft: Draft) -> None:
-        """The end of a draft, committed or not: what it allotted and did not commit is free again."""
+        """The end of a draft, committed or not: what it allotted and did not commit is free again, as is the lock."""
         if draft.allotted:
             self._free = None
             self.next_transaction = _next_id(draft.changes.birth)
         draft.close()
-        if self._poison is None:
-            self.words.busy = False
+        if not draft.handed_on:
+            self.unlock()
 
     def _refuse_if_poisoned(self) -> None:
         if self._poison is not None:
@@ -256,53 +326,70 @@ class Pager:
                 errno.EIO, f"writing has stopped because {self._poison}; close the database and open it again"
             )
 
-    def _reassert(self) -> None:
-        state = self._state
+    def _recover(self) -> None:
+        """Make the state certain if nobody has in this session, or if a writer did not end cleanly (P3)."""
+        words = self.words
+        if words.durable is not None and not words.busy:
+            self._fresh_turn = False
+            return
+        published = self.gate.current
+        words.busy = True
+        state = take_over(self.storage, published.meta, words.durable)
         try:
-            reassert(self.storage, state)
+            reassert(self.storage, state, words.durable)
         except CorruptionError:
             raise
         except OSError as error:
             self._fail("re-asserting the state of the file", error)
         self._flushes += 1
-        self.words.durable = (state.meta.transaction, state.slot)
-        self._durable_pages = state.meta.page_count
+        meta = state.meta
+        words.durable = (meta.transaction, state.slot)
+        self._durable_pages = meta.page_count
+        self._file_pages = self.storage.size() // self.page_size
+        if meta.transaction != published.meta.transaction:
+            # A writer died between its meta and its publishing.
+            space = self._space_for(meta, published.space)
+            self.gate.publish(meta, meta_page.encode(meta, state.slot), space)
+        self._fresh_turn = False
 
-    def _load_free_list(self) -> None:
-        """The free list as the newest meta carries it. O(carried runs)."""
+    def _load_free_list(self, meta: Meta) -> None:
+        """The free list as the state to go on from carries it; another process may have written it. O(carried)."""
         free = FreeList()
         live = self.live()
         end = 0
-        for run in sorted(self.meta.carried):
+        for run in sorted(meta.carried):
             if run[0] < end:
                 raise CorruptionError(run[0], "the carry list names it twice (I5)")
             end = run[0] + run[1]
-        for run in self.meta.carried:
+        for run in meta.carried:
             free.add(run, live)
         self._free = free
+        if self._free_base != meta.transaction:
+            self._free_base = meta.transaction
+            self._file_pages = self.storage.size() // self.page_size
+            self._durable_pages = max(self._durable_pages, meta.page_count)
+            self.next_transaction = max(self.next_transaction, _next_id(meta.transaction))
         self._scanned = b""
         self._scan_blockers = set()
 
     # ------------------------------------------------------------ commit
 
-    def commit(self, draft: Draft, *, lazy: bool) -> None:
+    def commit(self, draft: Draft, *, lazy: bool, hand_on: Callable[[], None] | None = None) -> None:
         """Make `draft` the state of the database; see the recipe at the top of the module.
 
-        Raises `FullError` (not committed), or `OSError` with the state unknown
+        `hand_on` is called when the writer lock is let go, which is before the
+        flush.  Raises `FullError` (not committed), or `OSError` with the state unknown
         until the file is opened again; then the writer is poisoned.
         """
         self._refuse_if_poisoned()
         changes = draft.changes
         if changes.torn:
             raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
-        if not any([writer.changed for writer in draft.writers()]):
+        if not any(writer.changed for writer in draft.writers()):
             return
         free = self._free
-        durable = self.words.durable
         assert free is not None
-        assert durable is not None
         transaction = changes.birth
-        snapshot = self.gate.current
         changes.stop_spilling()
 
         # 1. Finish the trees: descriptors into the catalog (blank until their roots are sealed).
@@ -332,14 +419,12 @@ class Pager:
             if tree.changed:
                 _set_descriptor(draft.catalog, name, tree.seal(numbers, place, emit))
         catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, emit))
-        written = _bytes_of(sealed) + draft.written * self.page_size
-        two_flushes = not lazy and self._unsynced + written > self.two_flush_limit
         meta = Meta(
             page_size=self.page_size,
             database_id=draft.meta.database_id,
             optional_features=draft.meta.optional_features,
             transaction=transaction,
-            durable=transaction if two_flushes else durable[0],
+            durable=0,  # not known before step 6
             page_count=draft.page_count,
             commit_time=self._clock(),
             main=main,
@@ -347,11 +432,9 @@ class Pager:
             free=free_tree,
             carried=tuple(free.runs()),
         )
-        slot = 1 - durable[1]
-        raw = meta_page.encode(meta, slot)
 
         # 4. Extend the file if needed.
-        space = snapshot.space
+        space = draft.space
         self.failpoint("extend")
         self._extend(draft)
         if draft.page_count > space.pages:
@@ -360,47 +443,144 @@ class Pager:
         # 5. Write the dirty pages, neighbours together.
         self.failpoint("write pages")
         self._write_pages(sealed)
-        flushes = 0
-        if two_flushes:
-            # From here on the state before is durable too (P4), and its slot is not to be written.
-            self.failpoint("first flush")
-            self._flush(_NOT_COMMITTED)
-            flushes = 1
-            self._durable_pages = snapshot.meta.page_count
-            if snapshot.meta.transaction > durable[0]:
-                self.words.durable = durable = (snapshot.meta.transaction, slot)
-                slot = 1 - slot
-                raw = meta_page.encode(meta, slot)
+        self.failpoint("hand on")
+        for number, _ in sealed:
+            space.trust(number, transaction)
+        draft.allotted = False
+        self.next_transaction = _next_id(transaction)
+        self._free_base = transaction
+        written = _bytes_of(sealed) + draft.written * self.page_size
+        member = Member(meta, space, written, changes.copied, changes.operations)
+        if lazy:
+            self._drain()
+            self._publish([member], lazy=True)
+            return
 
-        self.failpoint("write meta")
+        # From here on the next writer of this process builds on this state, while it becomes durable (group commit).
+        with self._group:
+            self._tip = member
+            self._pending.append(member)
+        draft.close()
+        draft.handed_on = True
+        if hand_on is not None:
+            hand_on()
+        self.writer_lock.release()
+        self._wait_until_durable(member)
+
+    def _publish(self, group: list[Member], *, lazy: bool) -> None:
+        """Steps 6 to 8, for the newest of `group`, whose members build on each other.
+
+        Whatever goes wrong poisons the writer: the file may hold a state that
+        nobody here knows, and writing on from the one before could lose either.
+        """
         try:
-            # 6. Write the meta page into the slot that does not hold the newest durable meta (I8).
-            self._write_meta(slot, raw)
-
-            # 7. Flush.
-            if not lazy:
-                self.failpoint("flush")
-                self._flush()
-                flushes += 1
-                self.words.durable = (transaction, slot)
-                self._durable_pages = meta.page_count
-
-            # 8. Publish.
-            self.failpoint("publish")
-            draft.allotted = False
-            self.next_transaction = _next_id(transaction)
-            for number, _ in sealed:
-                space.trust(number, transaction)
-            self.gate.publish(meta, space)
+            self._write_and_publish(group, lazy=lazy)
         except BaseException as error:
-            # The file may hold a state that nobody here knows: writing on from the one before could lose either.
             if self._poison is None:
                 self._poison = f"a commit was interrupted ({error!r})"
             raise
-        self._unsynced = self._unsynced + written if lazy else 0
-        self._count(draft, written, flushes)
+
+    def _write_and_publish(self, group: list[Member], *, lazy: bool) -> None:
+        words = self.words
+        durable = words.durable
+        assert durable is not None
+        newest = group[-1]
+        transaction = newest.meta.transaction
+        written = sum(member.written for member in group)
+        slot = 1 - durable[1]
+        known = durable[0]
+        flushes = 0
+        if not lazy and self._unsynced + written > self.two_flush_limit:
+            # Too much to verify quickly after a crash: flush the pages first.  From here on the published state is
+            # durable too (P4), and its slot is not to be written.
+            self.failpoint("first flush")
+            self._flush(_NOT_COMMITTED)
+            flushes = 1
+            published = self.gate.current.meta
+            self._durable_pages = published.page_count
+            if published.transaction > durable[0]:
+                words.durable = (published.transaction, slot)
+                slot = 1 - slot
+            known = transaction
+        meta = dataclasses.replace(newest.meta, durable=known)
+        raw = meta_page.encode(meta, slot)
+        self.failpoint("write meta")
+
+        # 6. Write the meta page into the slot that does not hold the newest durable meta (I8).
+        self._write_meta(slot, raw)
+
+        # 7. Flush.
         if not lazy:
-            self._cut_file()
+            self.failpoint("flush")
+            self._flush()
+            flushes += 1
+            words.durable = (transaction, slot)
+            self._durable_pages = meta.page_count
+
+        # 8. Publish.
+        self.failpoint("publish")
+        self.gate.publish(meta, raw, newest.space)
+        self._unsynced = self._unsynced + written if lazy else 0
+        self._count(group, flushes)
+
+    # ------------------------------------------------------------ group commit
+
+    def _wait_until_durable(self, member: Member) -> None:
+        """Return when `member` is durable and published (I9); flush for the group if nobody does."""
+        try:
+            while not member.done:
+                self._lead_or_wait(member)
+        except BaseException as error:
+            if not isinstance(error, PoisonedError) and self._poison is None:
+                self._drain()  # the others, and the next writer, must not wait for a thread that was interrupted
+            raise
+        finally:
+            self._end_group()
+
+    def _drain(self) -> None:
+        """Have everything that is sealed durable and published, and no flush in flight."""
+        while True:
+            with self._group:
+                if not self._pending and not self._in_flight:
+                    return
+                last = (self._in_flight + self._pending)[-1]
+            self._lead_or_wait(last)
+
+    def _lead_or_wait(self, member: Member) -> None:
+        """Flush for all that is sealed now, or wait for the thread that is flushing (P5: one at a time)."""
+        with self._group:
+            if member.done:
+                return
+            if self._in_flight:
+                self._group.wait()
+                return
+            self._refuse_member()
+            # Choosing the newest and counting all of them as live is one step (P6).
+            self._in_flight, self._pending = self._pending, []
+            group = self._in_flight
+        try:
+            self._publish(group, lazy=False)
+            for done in group:
+                done.done = True
+        finally:
+            with self._group:
+                self._in_flight = []
+                if self._poison is not None:
+                    self._pending = []  # what was built on a state that is not known has failed with it
+                if self._poison is not None or self._tip is group[-1]:
+                    self._tip = None
+                self._group.notify_all()
+
+    def _refuse_member(self) -> None:
+        if self._poison is not None:
+            raise PoisonedError(
+                errno.EIO, f"{self._poison}, in the group of this transaction; {_UNKNOWN}; writing has stopped"
+            )
+
+    def _end_group(self) -> None:
+        """If nobody of this process writes any more, let the other processes have their turn."""
+        if self.writer_lock.acquire_if_free():
+            self.unlock()
 
     def _release(self, draft: Draft, live: list[int]) -> None:
         """Take what the draft has freed so far into the free list. Its own state never sees those pages (I2)."""
@@ -465,8 +645,8 @@ class Pager:
         if left < spare:
             raise FullError(
                 errno.ENOSPC,
-                f"the database would leave {left} of its {self.max_pages} pages free, and keeps {spare} to delete with; "
-                "delete something, or open it with a larger max_size",
+                f"the database would leave {left} of its {self.max_pages} pages free, and keeps {spare} to delete "
+                "with; delete something, or open it with a larger max_size",
             )
 
     # ------------------------------------------------------------ the free tree
@@ -579,6 +759,16 @@ class Pager:
         except OSError as error:
             self._not_committed("the pages", error)
 
+    def _space_for(self, meta: Meta, before: Space | None) -> Space:
+        """A mapping that covers the pages of `meta`, which another process may have written."""
+        pages = self.storage.size() // meta.page_size
+        if before is not None:
+            before.cut(pages)
+            if meta.page_count <= before.pages:
+                return before
+        mapping = self.storage.map(max(1, pages) * meta.page_size)
+        return Space(mapping, meta.page_size, verify=self._verify, before=before)
+
     def _map(self, before: Space) -> Space:
         """A mapping of the whole file as it is now."""
         size = self._file_pages * self.page_size
@@ -590,7 +780,7 @@ class Pager:
 
     def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> None:
         """Write sealed pages, neighbours in one call."""
-        self._settled = False
+        self._settled = -1
         sealed.sort(key=_number)
         size = self.page_size
         try:
@@ -650,11 +840,15 @@ class Pager:
         """
         if self._file_pages <= self.meta.page_count + max(64, self.meta.page_count // 2):
             return
-        snapshots = self.gate.snapshots()
-        wanted = max(self._durable_pages, *(snapshot.meta.page_count for snapshot in snapshots))
+        wanted = max(self._durable_pages, self._pages_in_use())
         wanted += max(LEAST_GROWTH, wanted // 8)
         if self._file_pages > wanted + max(64, wanted // 2):
             self._cut_to(wanted)
+
+    def _pages_in_use(self) -> int:
+        """The page count that no live snapshot, here or in another process, exceeds."""
+        own = max(snapshot.meta.page_count for snapshot in self.gate.snapshots())
+        return max([own, *(pin.page_count for pin in self.words.others())])
 
     def _cut_to(self, pages: int) -> None:
         try:
@@ -707,27 +901,31 @@ class Pager:
         if self.storage.read_only:
             return
         self._refuse_if_poisoned()
+        self._drain()
+        if self._fresh_turn:
+            self._recover()
         durable = self.words.durable
-        if durable is None:
-            self._reassert()
-            return
+        assert durable is not None
         meta = self.meta
         if meta.transaction == durable[0]:
             return
         self.words.busy = True
         self._flush()
         self.words.durable = (meta.transaction, 1 - durable[1])
-        self.words.busy = False
         self._durable_pages = meta.page_count
         self._unsynced = 0
-        self._cut_file()
 
     def close(self) -> None:
-        """End cleanly and close the file."""
+        """Leave the file; who is the last one inside ends it cleanly."""
         try:
-            self.settle()
+            self.words.leave(self.settle)
         finally:
             self.storage.close()
+
+    def abandon(self) -> None:
+        """In a forked child: all this is the parent's."""
+        self.words.abandon()
+        self.storage.close()
 
     def settle(self) -> None:
         """Sync, cut the tail, and write a meta whose `durable` is its own transaction: opening it verifies nothing.
@@ -736,12 +934,14 @@ class Pager:
         """
         if self._poison is not None or self.storage.read_only or self.words.durable is None:
             return
+        self._file_pages = self.storage.size() // self.page_size
+        self._fresh_turn = True
         self.sync()
         durable = self.words.durable
         meta = self.meta
         if meta.durable == meta.transaction:
             return
-        pages = max(meta.page_count, *(snapshot.meta.page_count for snapshot in self.gate.snapshots()))
+        pages = self._pages_in_use()
         pages = max(pages, min(self._backed, pages + _spare_pages(pages)))
         if pages < self._file_pages:
             self._cut_to(pages)
@@ -752,17 +952,21 @@ class Pager:
 
     # ------------------------------------------------------------ counting
 
-    def _count(self, draft: Draft, written: int, flushes: int) -> None:
-        pages = written // self.page_size + 1
-        self._commits += 1
-        self._pages_written += pages
-        self._bytes_written += pages * self.page_size
-        self._copied += draft.changes.copied
-        self._operations += draft.changes.operations
-        self._last_pages = pages
-        self._settled = True
+    def _count(self, group: list[Member], flushes: int) -> None:
+        for member in group:
+            pages = member.written // self.page_size
+            self._pages_written += pages
+            self._copied += member.copied
+            self._operations += member.operations
+            self._ratios.append(pages / max(1, member.meta.page_count))
+            self._last_pages = pages + 1
+        self._commits += len(group)
+        self._pages_written += 1  # the meta page that they share
+        self._bytes_written = self._pages_written * self.page_size
         self._last_flushes = flushes
-        self._ratios.append(pages / max(1, draft.page_count))
+        with self._group:
+            # Who has sealed meanwhile has written pages.
+            self._settled = -1 if self._pending else self.gate.current.word
 
     def stats(self) -> Stats:
         """The counters now. O(named trees)."""

@@ -4,7 +4,9 @@
                   41: 1 user    41: 2 users                 41: 2, 42: 1
 
 A snapshot is one committed state with the mapping to read it from.  Beginning
-a read counts a user in, ending it counts him out; neither touches the file.  A
+a read counts a user in, ending it counts him out; neither makes a system call.
+The first user of a snapshot in this process says so to the others (`sharing`),
+and one word tells whether another process has published a newer one.  A
 snapshot lives while it has users or is the current one, and the writer asks for
 the live ones before it uses a freed page again (I2, P6).
 """
@@ -14,26 +16,33 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from cowdb.errors import ClosedError
+from cowdb.errors import ClosedError, CorruptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cowdb.meta import Meta
+    from cowdb.sharing import Sharing
     from cowdb.space import Space
 
 __all__ = ["Gate", "Snapshot"]
+
+_PATIENCE: Final = 10_000
 
 
 class Snapshot:
     """One committed state and the mapping of the file that covers it."""
 
-    __slots__ = ("meta", "space", "users")
+    __slots__ = ("meta", "pin", "space", "users", "word")
 
-    def __init__(self, meta: Meta, space: Space) -> None:
+    def __init__(self, meta: Meta, space: Space, word: int) -> None:
         self.meta = meta
         self.space = space
         self.users = 0
+        self.word = word  # what says in the shared words that this one is published
+        self.pin = 0  # what tells other processes that it is used, while it is
 
 
 def _transaction(snapshot: Snapshot) -> int:
@@ -43,30 +52,59 @@ def _transaction(snapshot: Snapshot) -> int:
 class Gate:
     """Makes and ends the use of snapshots; safe to call from any thread."""
 
-    def __init__(self, meta: Meta, space: Space) -> None:
+    def __init__(self, sharing: Sharing, mapper: Callable[[Meta, Space | None], Space]) -> None:
+        """`mapper` gives a mapping that covers a meta's pages, the one before if that will do."""
         self._lock = threading.Lock()
-        self._current = Snapshot(meta, space)
+        self._sharing = sharing
+        self._mapper = mapper
         self._used: set[Snapshot] = set()
         self._left: deque[Snapshot] = deque()
+        self._current = self._newest(None)
         self._shut = False
 
     @property
     def current(self) -> Snapshot:
         """The newest published snapshot."""
+        if self._current.word != self._sharing.published:
+            with self._lock:
+                self._current = self._newest(self._current)
         return self._current
+
+    def _newest(self, before: Snapshot | None) -> Snapshot:
+        """The published snapshot; `before` if it is that one."""
+        sharing = self._sharing
+        for _ in range(_PATIENCE):
+            word = sharing.published
+            if before is not None and before.word == word:
+                return before
+            meta = sharing.published_meta(word)
+            if meta is not None:
+                return Snapshot(meta, self._mapper(meta, before.space if before is not None else None), word)
+        raise CorruptionError(-1, "the lock file holds no published state; close the database in every process")
 
     def begin(self) -> Snapshot:
         """Use the newest snapshot. O(1), no system call."""
         if self._left:
             self._settle()
+        sharing = self._sharing
         with self._lock:
             if self._shut:
                 raise ClosedError("the database was closed in this very moment")
-            snapshot = self._current
-            snapshot.users += 1
-            if snapshot.users == 1:
-                self._used.add(snapshot)
-            return snapshot
+            while True:
+                snapshot = self._current
+                if snapshot.word != sharing.published:
+                    snapshot = self._current = self._newest(snapshot)
+                if snapshot.users:
+                    snapshot.users += 1
+                    return snapshot
+                # First say what we are going to use, then look whether it is still the newest: the writer does
+                # it the other way round, so one of the two sees the other (I2).
+                snapshot.pin = sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
+                if snapshot.word == sharing.published:
+                    snapshot.users = 1
+                    self._used.add(snapshot)
+                    return snapshot
+                sharing.unpin(snapshot.pin)
 
     def again(self, snapshot: Snapshot) -> None:
         """Use a snapshot once more that the caller is using."""
@@ -80,6 +118,7 @@ class Gate:
             snapshot.users -= 1
             if not snapshot.users:
                 self._used.discard(snapshot)
+                self._sharing.unpin(snapshot.pin)
 
     def leave(self, snapshot: Snapshot) -> None:
         """Stop using a snapshot, soon. Takes no lock, so a finalizer may call it at any moment."""
@@ -91,11 +130,10 @@ class Gate:
             with contextlib.suppress(IndexError):  # another thread may have been faster
                 self.end(self._left.popleft())
 
-    def publish(self, meta: Meta, space: Space) -> None:
-        """Let the readers that begin from now on see `meta`."""
-        snapshot = Snapshot(meta, space)
+    def publish(self, meta: Meta, raw: bytes, space: Space) -> None:
+        """Let the readers that begin from now on, in every process, see `meta`, whose page is `raw`."""
         with self._lock:
-            self._current = snapshot
+            self._current = Snapshot(meta, space, self._sharing.publish(meta, raw))
 
     def snapshots(self) -> list[Snapshot]:
         """The live snapshots, oldest first. O(live)."""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cowdb.meta import Meta
     from cowdb.storage import Storage
 
-__all__ = ["Believed", "believe", "reassert", "young_runs"]
+__all__ = ["Believed", "believe", "reassert", "take_over", "young_runs"]
 
 _HEADER: Final = fmt.PAGE_HEADER.struct
 _PIECE: Final = 1 << 20
@@ -251,23 +251,56 @@ def _verified_value(storage: Storage, meta: Meta, reference: fmt.Reference, seen
 # ---------------------------------------------------------------- making it certain
 
 
-def reassert(storage: Storage, state: Believed) -> None:
+def take_over(storage: Storage, published: Meta, durable: tuple[int, int] | None) -> Believed:
+    """The state to go on from after a writer that did not end cleanly, or before the first write of all (P3).
+
+    The newest that holds of both slots and the published meta; so it never goes
+    back behind what readers have seen.  `durable` is D where it is known.
+    O(pages born after its `durable`), reads only.
+    """
+    slots = _read_slots(storage)
+    candidates = [(meta, slot) for slot, meta in enumerate(slots) if meta is not None]
+    candidates.sort(key=lambda pair: (*_age(pair[0]), -pair[1]), reverse=True)
+    if durable is not None:
+        # The published meta may be in no slot any more: its place is the one that is not D's.
+        behind = sum(_age(meta) >= _age(published) for meta, _ in candidates)
+        candidates.insert(behind, (published, 1 - durable[1]))
+    damage: CorruptionError | None = None
+    for meta, slot in candidates:
+        try:
+            for _ in young_runs(storage, meta):
+                pass
+        except CorruptionError as error:
+            damage = damage or error
+            if meta.transaction <= published.transaction:
+                break
+            continue
+        return Believed(meta, slot, slots[1 - slot], rejected=damage is not None)
+    assert damage is not None
+    raise CorruptionError(damage.page_number, f"the published state is not whole any more: {damage.reason}")
+
+
+def reassert(storage: Storage, state: Believed, durable: tuple[int, int] | None = None) -> None:
     """Write the believed state again and flush it (P3).  Idempotent; a crash in the middle changes nothing.
 
+    Where D is known (`durable`), its slot and its pages are left alone.
     O(pages born after its `durable`).  Raises `OSError`.
     """
     meta = state.meta
     size = meta.page_size
-    for number, pages in young_runs(storage, meta):
-        offset, end = number * size, (number + pages) * size
-        while offset < end:
-            piece = storage.read(offset, min(_PIECE, end - offset))
-            storage.write(offset, [piece])
-            offset += len(piece)
-    storage.write(state.slot * size, [meta_page.encode(meta, state.slot)])
+    if durable is None or meta.transaction != durable[0]:
+        since = meta.durable if durable is None else max(meta.durable, durable[0])
+        for number, pages in young_runs(storage, dataclasses.replace(meta, durable=since)):
+            offset, end = number * size, (number + pages) * size
+            while offset < end:
+                piece = storage.read(offset, min(_PIECE, end - offset))
+                storage.write(offset, [piece])
+                offset += len(piece)
+        storage.write(state.slot * size, [meta_page.encode(meta, state.slot)])
     other = state.other
     # Where both slots hold this very state, as in a new file, one of them stays as it is: a device that spoils the
     # sectors that it is rewriting must not spoil both.
-    if other is None or state.rejected or (_age(other) == _age(meta) and other != meta):
+    spoilt = other is None or state.rejected or _age(other) > _age(meta)
+    if (spoilt or (_age(other) == _age(meta) and other != meta)) and (durable is None or durable[1] == state.slot):
         storage.write((1 - state.slot) * size, [meta_page.encode(meta, 1 - state.slot)])
     storage.flush()

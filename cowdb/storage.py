@@ -216,9 +216,12 @@ class FileStorage:
         self._require_writable()
         if offset < 0:  # to glibc's pwritev, -1 means the file's current position
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.path)
-        if len(buffers) == 1 and type(buffers[0]) in (bytes, bytearray) and len(buffers[0]) <= WRITE_LIMIT:
-            if os.pwrite(self._fd, buffers[0], offset) == len(buffers[0]):  # one page: the usual case, and no more to do
+        if len(buffers) == 1 and type(buffers[0]) in (bytes, bytearray) and 0 < len(buffers[0]) <= WRITE_LIMIT:
+            done = _write_some(self._fd, buffers, offset)
+            if done == len(buffers[0]):  # one page: the usual case, and no more to do
                 return
+            offset += done
+            buffers = [memoryview(buffers[0])[done:]]
         batch: list[memoryview] = []
         room = WRITE_LIMIT
         for buffer in buffers:
@@ -318,7 +321,7 @@ def _rest(views: list[memoryview], done: int) -> list[memoryview]:
     return []
 
 
-def _write_some(fd: int, views: list[memoryview], offset: int) -> int:
+def _write_some(fd: int, views: Sequence[Buffer], offset: int) -> int:
     """One write call; the bytes that it took."""
     if hasattr(os, "pwritev"):
         return os.pwritev(fd, views, offset)

@@ -79,8 +79,8 @@ class Writer(Reader):
     """A tree that is being changed by one write transaction."""
 
     __slots__ = (
-        "_greatest", "_order", "_sealed", "_slack", "_tail", "branch_pages", "changes", "inline_limit", "key_limit", "large", "leaf_pages",
-        "overflow_pages", "page_size", "pending", "version",
+        "_greatest", "_order", "_sealed", "_slack", "_tail", "branch_pages", "changes", "inline_limit",
+        "key_limit", "large", "leaf_pages", "overflow_pages", "page_size", "pending", "version",
     )  # fmt: skip
 
     def __init__(self, space: Space, descriptor: fmt.Descriptor, changes: Changes) -> None:

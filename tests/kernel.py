@@ -167,8 +167,6 @@ def numbered(count: int, width: int = 20) -> list[Item]:
     return [(b"key%08d" % number, b"v" * width) for number in range(count)]
 
 
-
-
 def far_items(count: int, width: int = 900) -> list[Item]:
     """Items in order whose separators are as long as keys and share no prefix: every branch has a few children only.
 

@@ -6,6 +6,7 @@ are put into the engine, and each must be caught.  Longer sequences:  python tes
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import itertools
 import sys
@@ -19,9 +20,9 @@ from cowdb import meta as meta_page
 from cowdb import pager as pager_module
 from cowdb import recovery
 from cowdb.freelist import FreeList
-from cowdb.locks import SharedWords
 from cowdb.pager import Pager
 from cowdb.readers import Gate
+from cowdb.sharing import LocalSharing
 from cowdb.testing import HOSTILE, CrashDisk, FaultyDisk, FlushEnd, Resize, Write
 from cowdb.testing.crash import CrashStorage
 
@@ -186,7 +187,10 @@ def test_the_workloads_do_what_their_names_say():
 
     assert sizes(recorded(growth)) == sorted(sizes(recorded(growth)))
     assert sizes(recorded(tail_cut)) != sorted(sizes(recorded(tail_cut)))
-    flushes = [sum(isinstance(one, FlushEnd) for one in recorded(small_and_large, **TUNING[name]).disk.trace) for name in TUNING]
+    flushes = [
+        sum(isinstance(one, FlushEnd) for one in recorded(small_and_large, **TUNING[name]).disk.trace)
+        for name in TUNING
+    ]
     assert flushes[1] > flushes[0]
     writes = [sum(isinstance(one, Write) for one in recorded(growth, **TUNING[name]).disk.trace) for name in TUNING]
     assert writes[2] > writes[0]
@@ -194,7 +198,9 @@ def test_the_workloads_do_what_their_names_say():
 
 @pytest.mark.guarantee
 @pytest.mark.parametrize("tuning", ["two flushes", "early writes"])
-@pytest.mark.parametrize("workload", [small_and_large, ranges, lazy, growth, long_reader], ids=lambda work: work.__name__)
+@pytest.mark.parametrize(
+    "workload", [small_and_large, ranges, lazy, growth, long_reader], ids=lambda work: work.__name__
+)
 def test_the_same_with_two_flushes_a_commit_and_with_early_writes(workload, tuning):
     run = recorded(workload, **TUNING[tuning])
     assert cut_everywhere(run, limit=20) > 20
@@ -428,27 +434,29 @@ def acknowledged_before_the_flush(patch):
 
 def durable_is_the_transaction_before(patch):
     """The text of the first design: `durable` in a meta is simply the transaction before (P4)."""
-    real = pager_module.Meta
+    real = Pager._write_meta
 
-    def before(**fields):
-        return real(**{**fields, "durable": fields["transaction"] - 1})
+    def write(self, slot, raw, *state):
+        meta = meta_page.decode(raw, slot)
+        real(self, slot, meta_page.encode(dataclasses.replace(meta, durable=meta.transaction - 1), slot), *state)
 
-    patch.setattr(pager_module, "Meta", before)
+    patch.setattr(Pager, "_write_meta", write)
 
 
 def sync_moves_nothing(patch):
     """After a sync the next lazy meta goes over the one that was just made durable."""
 
     def sync(self):
+        if self._fresh_turn:
+            self._recover()
         self.storage.flush()
 
     patch.setattr(Pager, "sync", sync)
-    real = SharedWords.durable.__set__
 
     def forget(self, value):
-        real(self, value and (value[0], 1))
+        self.__dict__["durable"] = value and (value[0], 1)
 
-    patch.setattr(SharedWords, "durable", property(SharedWords.durable.__get__, forget))
+    patch.setattr(LocalSharing, "durable", property(lambda self: self.__dict__["durable"], forget), raising=False)
 
 
 BUGS = [
@@ -500,7 +508,7 @@ def test_without_a_bug_the_oracle_sees_nothing(workload):
 def test_the_oracle_sees_what_goes_wrong_after_a_failed_flush(monkeypatch, bug):
     with monkeypatch.context() as patch:
         if bug == "no re-assertion":
-            patch.setattr(pager_module, "reassert", lambda storage, state: storage.flush())
+            patch.setattr(pager_module, "reassert", lambda storage, *_: storage.flush())
         else:
             real = Pager._flush
 

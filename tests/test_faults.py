@@ -310,7 +310,9 @@ def test_a_full_disk_is_no_reason_to_poison_but_a_failed_meta_is():
 @pytest.mark.guarantee
 @pytest.mark.parametrize("kind", ["max_size", "disk"])
 @pytest.mark.parametrize("page_size", [4096, 8192])
-@pytest.mark.parametrize(("pages", "size", "batch"), [(16, 900, 1), (16, 30, 10), (64, 900, 1), (64, 20_000, 1), (300, 100, 50)])
+@pytest.mark.parametrize(
+    ("pages", "size", "batch"), [(16, 900, 1), (16, 30, 10), (64, 900, 1), (64, 20_000, 1), (300, 100, 50)]
+)
 def test_deleting_works_on_a_full_database(kind, page_size, pages, size, batch):
     disk = MemoryDisk(capacity=pages * page_size if kind == "disk" else None)
     options = {"page_size": page_size, "max_size": pages * page_size if kind == "max_size" else None}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
 from cowdb.errors import Error, LockTimeoutError
-from cowdb.locks import FileLock, SharedWords, WriterLock
+from cowdb.locks import WriterLock
 
 LOCK = threading.Lock
 
@@ -196,109 +194,3 @@ def test_a_finalizer_may_release_it_while_its_own_thread_is_inside():
     thread.join(10)
     assert not thread.is_alive()
     lock.acquire(0)
-
-
-def test_the_words_start_as_before_a_recovery():
-    words = SharedWords()
-    assert words.durable is None
-    assert words.busy
-
-
-# ---------------------------------------------------------------- the lock of the file
-
-
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"")
-    return str(path)
-
-
-def test_one_writer_or_many_readers(path):
-    writer = FileLock(path, shared=False, timeout=0)
-    for shared in (True, False):
-        with pytest.raises(LockTimeoutError, match="another process"):
-            FileLock(path, shared=shared, timeout=0)
-    writer.close()
-    writer.close()
-    readers = [FileLock(path, shared=True, timeout=0) for _ in range(3)]
-    with pytest.raises(LockTimeoutError):
-        FileLock(path, shared=False, timeout=0.03)
-    for reader in readers:
-        reader.close()
-    FileLock(path, shared=False, timeout=0).close()
-
-
-def test_it_waits_for_the_one_before(path):
-    first = FileLock(path, shared=False, timeout=0)
-    timer = threading.Timer(0.05, first.close)
-    timer.start()
-    FileLock(path, shared=False, timeout=10).close()
-    timer.join()
-
-
-def test_an_error_that_is_no_other_holder_passes_through(path, monkeypatch):
-    def refuse(*_arguments):
-        raise OSError(37, "no locks available")
-
-    monkeypatch.setattr("cowdb.locks.fcntl.fcntl", refuse)
-    with pytest.raises(OSError, match="no locks available"):
-        FileLock(path, shared=False, timeout=0)
-
-
-def test_an_interruption_leaves_no_descriptor(path, monkeypatch):
-    def interrupt(*_arguments):
-        raise KeyboardInterrupt
-
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    monkeypatch.setattr("cowdb.locks.fcntl.fcntl", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        FileLock(path, shared=False, timeout=0)
-    if before:
-        assert len(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.mark.guarantee
-def test_the_kernel_lets_go_of_the_lock_of_a_killed_process(path):
-    code = "import sys\nfrom cowdb.locks import FileLock\nx = FileLock(sys.argv[1], shared=False, timeout=0)\nprint(flush=True)\nsys.stdin.read()"
-    child = subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    child.stdout.readline()
-    with pytest.raises(LockTimeoutError):
-        FileLock(path, shared=False, timeout=0)
-    child.kill()
-    child.wait()
-    child.stdin.close()
-    child.stdout.close()
-    FileLock(path, shared=False, timeout=10).close()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_that_has_the_descriptor_does_not_keep_the_file_locked(path):
-    # The story: a lock belongs to the open file description, which a fork shares. The parent closed its database, and
-    # nobody could open the file as long as any worker process lived that was forked before.
-    lock = FileLock(path, shared=False, timeout=0)
-    out, into = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(into)
-        os.read(out, 1)
-        os._exit(0)
-    os.close(out)
-    lock.close()
-    FileLock(path, shared=False, timeout=0).close()
-    os.close(into)
-    os.waitpid(child, 0)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_abandons_the_lock_without_letting_it_go(path):
-    lock = FileLock(path, shared=False, timeout=0)
-    child = os.fork()
-    if not child:
-        lock.abandon()
-        lock.abandon()
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    with pytest.raises(LockTimeoutError):
-        FileLock(path, shared=False, timeout=0)
-    lock.close()

@@ -11,9 +11,9 @@ import cowdb
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.freelist import FreeList
-from cowdb.locks import SharedWords
 from cowdb.pager import Pager
 from cowdb.recovery import believe
+from cowdb.sharing import LocalSharing
 from cowdb.testing import CrashDisk, FlushBegin, FlushEnd, MemoryDisk, Resize, Write
 
 SIZE = 4096
@@ -208,13 +208,13 @@ def test_busy_stands_while_a_writer_is_at_work(db):
         assert words.busy
         transaction.abort()
     assert not words.busy
-    assert SharedWords().busy
+    assert LocalSharing().busy
 
 
 # ---------------------------------------------------------------- failpoints
 
 
-FAILPOINTS = ["extend", "write pages", "first flush", "write meta", "flush", "publish"]
+FAILPOINTS = ["extend", "write pages", "hand on", "first flush", "write meta", "flush", "publish"]
 
 
 class Stop(BaseException):
@@ -226,8 +226,9 @@ class Stop(BaseException):
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, Stop, MemoryError])
 @pytest.mark.parametrize("point", FAILPOINTS)
 def test_an_interruption_at_each_step_of_a_commit(disk, point, interruption, durability):
-    """Before the meta is written, the transaction is gone and the next one works. From then on the file may hold a
-    state that this process does not know; so the writer stops, and who opens the file again finds one of the two."""
+    """Until it is handed on, the transaction is gone and the next one works. From then on others may build on it, and
+    the file may hold a state that this process does not know; so the writer stops, and who opens the file again finds
+    one of the two."""
     db = opened(disk, two_flush_limit=0 if point == "first flush" else 1 << 26)
     put(db, b"a", b"1")
     pager = pager_of(db)
@@ -249,7 +250,7 @@ def test_an_interruption_at_each_step_of_a_commit(disk, point, interruption, dur
         put(db, b"a", b"2", durability)
     pager.failpoint = lambda name: None
     assert db[b"a"] == b"1"
-    if point in ("flush", "publish"):
+    if point in ("first flush", "write meta", "flush", "publish"):
         with pytest.raises(cowdb.PoisonedError, match="interrupted"):
             put(db, b"b", b"3")
         db.close()
@@ -416,7 +417,9 @@ def test_a_forged_record_of_the_free_tree_is_reported_before_it_is_used(disk, mo
     assert pager_of(db).meta.free.depth
     for flat in ((1, 1, 0, 0), (1 << 40, 1, 0, 0), (5, 1 << 40, 0, 0), (5, 0, 0, 0), (5, 1, 9, 3), (5, 1, 1, 1 << 40)):
         with monkeypatch.context() as patch:
-            patch.setattr("cowdb.tree.Reader.entry", lambda self, path, flat=flat: (b"k" * 16, fmt.runs_struct(1).pack(*flat)))
+            patch.setattr(
+                "cowdb.tree.Reader.entry", lambda self, path, flat=flat: (b"k" * 16, fmt.runs_struct(1).pack(*flat))
+            )
             with pytest.raises(cowdb.CorruptionError, match="no sensible run"):
                 put(db, b"large", b"x" * 3_000_000)
     put(db, b"large", b"x" * 3_000_000)
@@ -648,7 +651,7 @@ def test_ids_never_have_only_zeros_in_their_low_half():
 
 def test_an_id_is_not_used_again_in_a_process_once_pages_were_written_under_it(db):
     put(db)
-    pager_of(db).failpoint = lambda name: 1 / 0 if name == "write meta" else None
+    pager_of(db).failpoint = lambda name: 1 / 0 if name == "hand on" else None
     with pytest.raises(ZeroDivisionError):
         put(db, b"k", b"lost")
     pager_of(db).failpoint = lambda name: None

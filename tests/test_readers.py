@@ -8,13 +8,26 @@ import threading
 import pytest
 
 from cowdb import format as fmt
+from cowdb import readers
 from cowdb.errors import ClosedError
 from cowdb.meta import Meta
-from cowdb.readers import Gate
+from cowdb.sharing import LocalSharing
 from cowdb.space import Space
 from cowdb.testing import MemoryDisk
 
 FIRST = Meta(4096, b"x" * 16, 1, 1, 2, 0, fmt.EMPTY_TREE, fmt.EMPTY_TREE, fmt.EMPTY_TREE, ())
+
+
+class Gate(readers.Gate):
+    """A gate of a file that nobody else can see; what is published has no page."""
+
+    def __init__(self, meta, space):
+        sharing = LocalSharing()
+        sharing.publish(meta, b"")
+        super().__init__(sharing, lambda meta, before: before or space)
+
+    def publish(self, meta, space):
+        super().publish(meta, b"", space)
 
 
 @pytest.fixture

@@ -395,7 +395,14 @@ def test_what_is_no_database_is_called_so(content):
 @pytest.mark.guarantee
 def test_a_database_truncated_at_any_length_gives_a_typed_error_or_a_whole_state(disk):
     whole = disk.content(PATH)
-    lengths = {*range(0, 3 * SIZE, 97), *range(3 * SIZE, len(whole), SIZE // 2), SIZE - 1, SIZE, 2 * SIZE, len(whole) - 1}
+    lengths = {
+        *range(0, 3 * SIZE, 97),
+        *range(3 * SIZE, len(whole), SIZE // 2),
+        SIZE - 1,
+        SIZE,
+        2 * SIZE,
+        len(whole) - 1,
+    }
     found = []
     for length in sorted(lengths):
         try:
@@ -511,9 +518,7 @@ def test_a_value_cannot_pose_as_a_meta_page(size):
     forged = meta_page.encode(
         meta_page.Meta(size, b"forger" * 2 + b"1234", 1 << 40, 1 << 40, 9, 0, *[fmt.EMPTY_TREE] * 3, ()), 1
     )
-    db[b"value"] = b"".join(
-        forged if (2 * SIZE + at) == size else bytes(SIZE) for at in range(0, 100_000, SIZE)
-    )
+    db[b"value"] = b"".join(forged if (2 * SIZE + at) == size else bytes(SIZE) for at in range(0, 100_000, SIZE))
     start = next(run[0] for run in young_runs(storage(disk), db._core.pager.meta) if run[1] > 1)
     padding = (size - start * SIZE - fmt.HEADER_SIZE) % (1 << 32)
     db[b"value"] = bytes(padding) + forged + bytes(50_000)

@@ -117,7 +117,7 @@ def test_get_with_a_prefix_that_the_page_does_not_share(data):
 # ---------------------------------------------------------------- types
 
 
-@pytest.mark.parametrize("wrong", [None, 5, 1.5, object(), [1], (b"a",), {b"a"}])
+@pytest.mark.parametrize("wrong", [None, 5, 1.5, object, [1], (b"a",), {b"a"}])
 def test_wrong_types(wrong):
     with pytest.raises(TypeError, match=f"bytes-like, not {type(wrong).__name__}$"):
         as_key(wrong)

@@ -21,7 +21,7 @@ from cowdb.views import _pairs
 KEYS = [b"", b"\0", b"\0\0", b"a", b"a\0", b"a\0\0\0\0\0", b"ab", b"ab\xff", b"ab\xff\xff", b"ac", b"b", b"\xff",
         b"\xff\xff", b"\xff\xff\xff\xff\xff"]  # fmt: skip
 MODEL = SortedDict({key: b"value of " + key for key in KEYS})
-STRANGERS = [None, 5, 2.5, object(), (), [b"a"]]
+STRANGERS = [None, 5, 2.5, object, (), [b"a"]]
 
 
 ITEMS = tuple(MODEL.items())
@@ -277,7 +277,7 @@ def test_a_slice_is_a_view_of_items(tree):
     assert list(tree[b"a":b"b"]) == list(tree.items(b"a", b"b"))
     assert list(tree[:]) == list(MODEL.items())
     assert len(tree[b"b":]) == 4
-    assert list(tree[: b"\0"]) == [(b"", MODEL[b""])]
+    assert list(tree[:b"\0"]) == [(b"", MODEL[b""])]
     with pytest.raises(ValueError, match="step"):
         tree[b"a":b"b":2]
     with pytest.raises(TypeError):

@@ -99,7 +99,7 @@ class View(Generic[_T]):
         return _Entries(self, FIRST_BATCH)
 
     def batches(self, size: int = LARGEST_BATCH) -> AsyncIterator[list[_T]]:
-        """Lists of at most `size` entries (fewer when they are large): a tenth of the time of one by one."""
+        """Lists of at most `size` entries, fewer when they are large."""
         if size < 1:
             raise ValueError(f"a batch has at least 1 entry, not {size}")
         return _Batches(self, size)

@@ -1,0 +1,182 @@
+"""Locks between processes: single bytes far beyond the end of the data file (P10).
+
+A lock belongs to an open file description.  The kernel lets it go when the last
+descriptor of that description is closed, so also when its process dies: nothing
+is ever left to clear by hand.  Two descriptions in one process exclude each
+other like two processes; threads that share one do not, and use a
+`threading.Lock` beside it.
+
+    byte   0     OPEN     somebody is entering or leaving; held for a moment
+           1     INSIDE   shared by all who have the database open
+           2     WRITER   the one who may write
+           3     NEXT     the one who waits for WRITER next, so that nobody starves
+           4     STATIC   shared by readers who cannot register; a writer keeps out while one is there
+           64+i  block i  its owner in the lock file lives
+
+`ByteLocks` uses open-file-description locks (F_OFD_SETLK).  Where they are
+missing, `RecordLocks` does the same with POSIX record locks, which belong to
+the process and vanish when it closes *any* descriptor of the file; so those are
+taken on the lock file, which nobody else opens.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from typing import Final, Protocol
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - a platform without POSIX locks
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FIRST_BLOCK", "INSIDE", "NEXT", "OPEN", "STATIC", "WRITER", "ByteLocks", "Locks", "RecordLocks"]
+
+OPEN: Final = 0
+INSIDE: Final = 1
+WRITER: Final = 2
+NEXT: Final = 3
+STATIC: Final = 4
+FIRST_BLOCK: Final = 64
+
+_BASE: Final = 1 << 62
+"""The first lock byte; no file reaches it."""
+
+_FLOCK: Final = struct.Struct("hhqqhh")  # l_type, l_whence, l_start, l_len, l_pid (with its padding)
+_TAKEN: Final = {errno.EAGAIN, errno.EACCES}
+_FIRST_PAUSE: Final = 0.0002
+_LONGEST_PAUSE: Final = 0.01
+
+
+class Locks(Protocol):
+    """Locks on numbered bytes, each for as long as its holder lives."""
+
+    def try_lock(self, byte: int, *, shared: bool = False) -> bool:
+        """Take the lock, or change the kind of one that is held, if that is possible at once."""
+
+    def lock(self, byte: int, deadline: float | None, *, shared: bool = False) -> bool:
+        """Take the lock, waiting until `deadline` (`time.monotonic`; None: as long as it takes)."""
+
+    def unlock(self, byte: int) -> None:
+        """Let the lock go; harmless if it is not held."""
+
+    def is_taken(self, byte: int, *, shared: bool = False) -> bool:
+        """True if somebody else's lock stands in the way of taking it."""
+
+    def close(self) -> None:
+        """Let every lock go, also if a forked child still has the descriptor."""
+
+    def abandon(self) -> None:
+        """In a forked child: forget the locks, which stay the parent's."""
+
+
+class ByteLocks:
+    """Open-file-description locks on a description of its own. No lock here outlives its process."""
+
+    _may_wait = True
+
+    def __init__(self, path: str, *, writable: bool) -> None:
+        """Open `path` once more, for the locks alone: mappings must not share this description.
+
+        Without `writable` only shared locks can be had.
+        """
+        self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_CLOEXEC", 0))
+
+    @staticmethod
+    def available() -> bool:
+        """True if the platform has open-file-description locks and Python knows them."""
+        return hasattr(fcntl, "F_OFD_SETLK")
+
+    def _call(self, command: int, kind: int, byte: int, length: int = 1) -> bytes:
+        request = _FLOCK.pack(kind, os.SEEK_SET, _BASE + byte, length, 0, 0)
+        return fcntl.fcntl(self._fd, command, request)
+
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the file that the locks are on."""
+        found = os.fstat(self._fd)
+        return found.st_dev, found.st_ino
+
+    def try_lock(self, byte: int, *, shared: bool = False) -> bool:
+        """See `Locks`."""
+        try:
+            self._call(self._set, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                return False
+            raise
+        return True
+
+    def lock(self, byte: int, deadline: float | None, *, shared: bool = False) -> bool:
+        """See `Locks`. With a deadline it asks again and again, at growing intervals."""
+        if deadline is None and self._may_wait:
+            self._call(self._wait, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte)
+            return True
+        pause = _FIRST_PAUSE
+        while not self.try_lock(byte, shared=shared):
+            left = _LONGEST_PAUSE if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return True
+
+    def unlock(self, byte: int) -> None:
+        """See `Locks`."""
+        self._call(self._set, fcntl.F_UNLCK, byte)
+
+    def is_taken(self, byte: int, *, shared: bool = False) -> bool:
+        """See `Locks`."""
+        answer = self._call(self._get, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        """See `Locks`."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                fcntl.fcntl(fd, self._set, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _BASE, 0, 0, 0))
+            finally:
+                os.close(fd)
+
+    def abandon(self) -> None:
+        """See `Locks`. Closing the child's descriptor leaves the parent's lock alone."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    @property
+    def _set(self) -> int:
+        return fcntl.F_OFD_SETLK
+
+    @property
+    def _wait(self) -> int:
+        return fcntl.F_OFD_SETLKW
+
+    @property
+    def _get(self) -> int:
+        return fcntl.F_OFD_GETLK
+
+
+class RecordLocks(ByteLocks):
+    """The same with POSIX record locks, which belong to the process; `path` is the lock file.
+
+    A child does not inherit them, and the parent keeps them when a child closes
+    its descriptor.  The kernel's wait for them is not used: its search for
+    deadlocks takes the threads of a process for one.
+    """
+
+    _may_wait = False
+
+    @property
+    def _set(self) -> int:
+        return fcntl.F_SETLK
+
+    @property
+    def _wait(self) -> int:
+        return fcntl.F_SETLKW
+
+    @property
+    def _get(self) -> int:
+        return fcntl.F_GETLK

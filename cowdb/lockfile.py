@@ -1,0 +1,242 @@
+"""The lock file: words that all users of one data file share, in memory.
+
+It lies beside the data file as ``<name>-lock``, is mapped by every user, and is
+never flushed: nothing in it outlasts the last user, and whoever is first inside
+makes it anew.  It holds no lock; those are bytes of the data file (`bytelocks`).
+
+    words     published   transaction << 1 | which copy        one 8-byte store publishes
+              durable     D: transaction << 1 | slot; 0: not known (P1)
+              busy        a writer is at work, or failed (P2)
+              writer      process id of the writer, for error messages
+              blocks      how many blocks there are
+              used        blocks from here on were never used
+    copies    two, of the published meta page: the new one goes where the old one is not
+    blocks    one a process (more when it needs more), each with words for the
+              snapshots that it uses: (transaction, page count); 0: free
+
+To begin a read: store the snapshot's transaction into a free word of the own
+block, fence, look at `published` again; if it moved, repeat with the new one.
+The writer publishes first and looks at the words afterwards.  So either the
+writer sees the reader's word, or the reader sees that it must take another
+snapshot.  No system call is made.  (LMDB ITS 7635, 7969 and 7970 are about
+getting this wrong.)
+
+A process that dies leaves its words behind; they count only while somebody
+holds the lock of their block.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from cowdb import format as fmt
+from cowdb import meta as meta_page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cowdb.meta import Meta
+
+__all__ = ["LockFile", "Pin"]
+
+MAGIC: Final = int.from_bytes(b"COWLOCK\x01", "little")
+
+_MAGIC: Final = 0
+_PUBLISHED: Final = 1
+_DURABLE: Final = 2
+_BUSY: Final = 3
+_WRITER: Final = 4
+_BLOCKS: Final = 5
+_USED: Final = 6
+
+_COPY_SIZE: Final = fmt.PAGE_SIZES[-1]
+_COPIES_AT: Final = 4096
+_BLOCKS_AT: Final = _COPIES_AT + 2 * _COPY_SIZE
+_BLOCK_WORDS: Final = 128
+_OWNER: Final = 0
+_STARTED: Final = 1
+_FIRST_PIN: Final = 2
+PINS_PER_BLOCK: Final = (_BLOCK_WORDS - _FIRST_PIN) // 2
+_LEAST_BLOCKS: Final = 32
+
+
+class Pin(NamedTuple):
+    """A snapshot in use: the process, its start time, the transaction, the pages it may touch."""
+
+    owner: int
+    started: int
+    transaction: int
+    page_count: int
+
+
+class LockFile:
+    """The mapped words; see the module's text. Who may call what is for `sharing` to say."""
+
+    def __init__(self, path: str, mode: int) -> None:
+        """Open the lock file at `path`, making it if need be."""
+        self.path = path
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), mode)
+        self._fence = threading.Lock()
+        self._old: list[mmap.mmap] = []  # mappings that grew out of use; their words are the same memory
+        try:
+            size = os.fstat(self.fd).st_size
+            least = _BLOCKS_AT + _LEAST_BLOCKS * _BLOCK_WORDS * 8
+            if size < least:
+                os.ftruncate(self.fd, least)
+                size = least
+            self._map(size)
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def _map(self, size: int) -> None:
+        self._mapping = mmap.mmap(self.fd, size)
+        self._words = memoryview(self._mapping).cast("Q")
+
+    # ------------------------------------------------------------ beginning
+
+    @property
+    def made(self) -> bool:
+        """True if somebody has made the words and published a state."""
+        return self._words[_MAGIC] == MAGIC and self._words[_PUBLISHED] != 0
+
+    def make(self) -> None:
+        """Make the words anew: nothing published, D not known, busy, no block in use. For the first one inside."""
+        words = self._words
+        words[_MAGIC] = 0
+        for index in (_PUBLISHED, _DURABLE, _WRITER, _USED):
+            words[index] = 0
+        words[_BUSY] = 1
+        words[_BLOCKS] = (len(self._mapping) - _BLOCKS_AT) // (8 * _BLOCK_WORDS)
+        self._mapping[_BLOCKS_AT:] = bytes(len(self._mapping) - _BLOCKS_AT)
+        words[_MAGIC] = MAGIC
+
+    # ------------------------------------------------------------ the words
+
+    @property
+    def published(self) -> int:
+        """The word of the published state; it changes with each."""
+        return self._words[_PUBLISHED]
+
+    @property
+    def durable(self) -> tuple[int, int] | None:
+        """D, the newest durable transaction and its slot; None if that is not known."""
+        word = self._words[_DURABLE]
+        return (word >> 1, word & 1) if word else None
+
+    @durable.setter
+    def durable(self, value: tuple[int, int] | None) -> None:
+        self._words[_DURABLE] = value[0] << 1 | value[1] if value else 0
+
+    @property
+    def busy(self) -> bool:
+        """True while a writer is at work, and after one has failed or died."""
+        return self._words[_BUSY] != 0
+
+    @busy.setter
+    def busy(self, value: bool) -> None:
+        self._words[_BUSY] = int(value)
+
+    @property
+    def writer(self) -> int:
+        """Process id of the writer; 0 if there is none."""
+        return self._words[_WRITER]
+
+    @writer.setter
+    def writer(self, pid: int) -> None:
+        self._words[_WRITER] = pid
+
+    # ------------------------------------------------------------ the published meta
+
+    def publish(self, meta: Meta, raw: bytes) -> int:
+        """Let every process see `meta`, whose page is `raw`; its word. The caller holds the writer lock, or OPEN."""
+        copy = 1 - (self._words[_PUBLISHED] & 1)
+        at = _COPIES_AT + copy * _COPY_SIZE
+        self._mapping[at : at + len(raw)] = raw
+        word = meta.transaction << 1 | copy
+        self.fence()
+        self._words[_PUBLISHED] = word
+        self.fence()
+        return word
+
+    def published_meta(self, word: int) -> Meta | None:
+        """The meta that `word` published; None if another one was published meanwhile."""
+        copy = word & 1
+        at = _COPIES_AT + copy * _COPY_SIZE
+        raw = self._mapping[at : at + _COPY_SIZE]
+        self.fence()
+        if self._words[_PUBLISHED] != word:
+            return None
+        try:
+            return meta_page.decode(raw, raw[fmt.PAGE_HEADER.offset("page number")])
+        except meta_page.BadMeta:
+            return None
+
+    def fence(self) -> None:
+        """Order what was stored before against what is loaded after: an atomic operation of the processor."""
+        with self._fence:
+            pass
+
+    # ------------------------------------------------------------ blocks
+
+    def blocks(self) -> int:
+        """How many blocks there are now; other processes may have added some."""
+        count = self._words[_BLOCKS]
+        if len(self._mapping) < _BLOCKS_AT + count * _BLOCK_WORDS * 8:
+            self._old.append(self._mapping)
+            self._map(_BLOCKS_AT + count * _BLOCK_WORDS * 8)
+        return count
+
+    def add_blocks(self) -> None:
+        """Double the number of blocks. The caller holds OPEN."""
+        count = 2 * self.blocks()
+        size = _BLOCKS_AT + count * _BLOCK_WORDS * 8
+        if os.fstat(self.fd).st_size < size:
+            os.ftruncate(self.fd, size)
+        self._words[_BLOCKS] = count
+        self.blocks()
+
+    def own(self, block: int, owner: int, started: int) -> list[int]:
+        """Clear a block whose lock the caller has got; the words of its pins."""
+        base = _BLOCKS_AT // 8 + block * _BLOCK_WORDS
+        words = self._words
+        for index in range(base, base + _BLOCK_WORDS):
+            words[index] = 0
+        words[_USED] = max(words[_USED], block + 1)
+        words[base + _STARTED] = started
+        words[base + _OWNER] = owner
+        return list(range(base + _FIRST_PIN, base + _FIRST_PIN + 2 * PINS_PER_BLOCK, 2))
+
+    def pin(self, word: int, transaction: int, page_count: int) -> None:
+        """Say in a word of an own block that a snapshot is used."""
+        words = self._words
+        words[word + 1] = page_count
+        words[word] = transaction
+        self.fence()
+
+    def unpin(self, word: int) -> None:
+        """Say that it is used no longer."""
+        self._words[word] = 0
+
+    def pins(self, own: set[int]) -> Iterator[tuple[int, list[Pin]]]:
+        """Every block that has pins, with them, but for the blocks `own`. They count while the owner lives."""
+        self.blocks()
+        words = self._words
+        for block in range(words[_USED]):
+            if block in own:
+                continue
+            base = _BLOCKS_AT // 8 + block * _BLOCK_WORDS
+            found = words[base : base + _BLOCK_WORDS].tolist()
+            if not any(found[_FIRST_PIN::2]):
+                continue
+            pairs = zip(found[_FIRST_PIN::2], found[_FIRST_PIN + 1 :: 2], strict=True)
+            yield block, [Pin(found[_OWNER], found[_STARTED], *pair) for pair in pairs if pair[0]]
+
+    def close(self) -> None:
+        """Let the file go."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -1,0 +1,384 @@
+"""One process among the users of a file: coming in, being seen, taking turns, leaving.
+
+`Sharing` is what the engine asks of the other users; there are two forms.
+`FileSharing` is for a real file and any number of processes, by byte locks
+(`bytelocks`) and shared words (`lockfile`).  `LocalSharing` is for a file that
+only this process can see, such as one on a fake disk.
+
+    enter    OPEN; first inside (INSIDE is free)?  make the words from the file
+             else find the words of the others; INSIDE shared; let OPEN go
+    read     pin a snapshot in the own block, look again, go on
+    write    NEXT, WRITER, let NEXT go; BUSY, write, publish, QUIET, let WRITER go
+    leave    OPEN; last inside?  settle the file; let everything go
+
+Who cannot write beside the data file (a read-only medium) cannot register what
+it reads; it keeps every writer out instead as long as it is there (STATIC).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cowdb import meta as meta_page
+from cowdb.bytelocks import FIRST_BLOCK, INSIDE, NEXT, OPEN, STATIC, WRITER, ByteLocks, RecordLocks
+from cowdb.errors import Error, LockTimeoutError
+from cowdb.lockfile import LockFile, Pin
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - a platform without POSIX locks
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cowdb.meta import Meta
+
+__all__ = ["FileSharing", "LocalSharing", "Sharing", "lock_file_path"]
+
+_POLL_SECONDS: Final = 0.001
+
+
+class Sharing(Protocol):
+    """The other users of the file, and the words shared with them (P1)."""
+
+    durable: tuple[int, int] | None
+    busy: bool
+
+    @property
+    def published(self) -> int:
+        """The word of the published state; it changes with each."""
+
+    def publish(self, meta: Meta, raw: bytes) -> int:
+        """Let every user see `meta`, whose page is `raw`; its word."""
+
+    def published_meta(self, word: int) -> Meta | None:
+        """The meta that `word` published; None if another one was published meanwhile."""
+
+    def pin(self, transaction: int, page_count: int) -> int:
+        """Say that this process uses a snapshot; what to hand to `unpin`."""
+
+    def unpin(self, handle: int) -> None:
+        """Say that it uses it no longer."""
+
+    def others(self) -> list[Pin]:
+        """The snapshots that other live processes use."""
+
+    def lock_writer(self, timeout: float | None) -> None:
+        """Become the process that writes; `LockTimeoutError` after `timeout` seconds."""
+
+    def unlock_writer(self) -> None:
+        """Let another process write."""
+
+    def contended(self) -> bool:
+        """True if another process waits to write."""
+
+    def leave(self, settle: Callable[[], None]) -> None:
+        """Leave the file; `settle` is called first if nobody else is inside."""
+
+    def abandon(self) -> None:
+        """In a forked child: forget all this without letting anything of the parent's go."""
+
+
+class LocalSharing:
+    """Nobody else can see the file."""
+
+    def __init__(self) -> None:
+        self.durable: tuple[int, int] | None = None
+        self.busy = True
+        self.published = 0
+        self._meta: Meta | None = None
+
+    def publish(self, meta: Meta, raw: bytes) -> int:  # noqa: ARG002 - nobody else reads it
+        """See `Sharing`."""
+        self._meta = meta
+        self.published += 1
+        return self.published
+
+    def published_meta(self, word: int) -> Meta | None:
+        """See `Sharing`."""
+        return self._meta if word == self.published else None
+
+    def pin(self, transaction: int, page_count: int) -> int:  # noqa: ARG002 - nobody else asks
+        """See `Sharing`."""
+        return 0
+
+    def unpin(self, handle: int) -> None:
+        """See `Sharing`."""
+
+    def others(self) -> list[Pin]:
+        """See `Sharing`."""
+        return []
+
+    def lock_writer(self, timeout: float | None) -> None:
+        """See `Sharing`."""
+
+    def unlock_writer(self) -> None:
+        """See `Sharing`."""
+
+    def contended(self) -> bool:
+        """See `Sharing`."""
+        return False
+
+    def leave(self, settle: Callable[[], None]) -> None:
+        """See `Sharing`."""
+        settle()
+
+    def abandon(self) -> None:
+        """See `Sharing`."""
+
+
+def lock_file_path(path: str) -> str:
+    """Where the lock file of the database at `path` lies."""
+    return path + "-lock"
+
+
+class FileSharing:
+    """Byte locks on the data file, words in the lock file; see the module's text.
+
+    The methods for one snapshot or one turn are called with the gate's or the
+    writer queue's own lock held, so they need none themselves.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        read_only: bool,
+        mode: int,
+        timeout: float | None,
+        make: Callable[[], Meta],
+        locks_type: type[ByteLocks] | None = None,
+    ) -> None:
+        """Come in; `make` gives the state of the file, and is called if nobody is inside.
+
+        Raises `LockTimeoutError` if somebody is entering or leaving for longer
+        than `timeout` seconds, `Error` if the others' lock file is gone.
+        """
+        self._path = path
+        self._static = False
+        self._free_pins: list[int] = []
+        self._blocks: set[int] = set()
+        self._claiming = threading.Lock()
+        if locks_type is None:
+            locks_type = ByteLocks if ByteLocks.available() else RecordLocks
+        writable = os.access(path, os.W_OK)
+        self.words: LockFile | None = None
+        if writable or not read_only:
+            try:
+                self.words = LockFile(lock_file_path(path), mode)
+            except OSError:
+                if not read_only:
+                    raise
+        if self.words is None:
+            self._locks = locks_type(path, writable=False)
+            self._enter_static(timeout)
+            self._local = LocalSharing()
+            self._local.publish(make(), b"")
+            return
+        try:
+            self._locks = locks_type(path if locks_type is ByteLocks else self.words.path, writable=True)
+            try:
+                self._enter(timeout, make)
+            except BaseException:
+                self._locks.close()
+                raise
+        except BaseException:
+            self.words.close()
+            raise
+
+    # ------------------------------------------------------------ coming and going
+
+    def _enter(self, timeout: float | None, make: Callable[[], Meta]) -> None:
+        words = self._shared()
+        locks = self._locks
+        self._lock_open(timeout)
+        try:
+            if locks.try_lock(INSIDE):
+                fcntl.flock(words.fd, fcntl.LOCK_SH)
+                words.make()
+                meta = make()
+                words.publish(meta, meta_page.encode(meta, 0))
+                locks.try_lock(INSIDE, shared=True)
+            else:
+                self._join(words)
+                locks.try_lock(INSIDE, shared=True)
+        finally:
+            locks.unlock(OPEN)
+
+    def _lock_open(self, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._locks.lock(OPEN, deadline):
+            assert timeout is not None
+            raise LockTimeoutError(f"the right to open or close {self._path!r}", timeout)
+
+    def _join(self, words: LockFile) -> None:
+        """Use the words of those who are inside, and make sure that they are theirs (P10)."""
+        try:
+            fcntl.flock(words.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            theirs = words.made
+        else:
+            theirs = False
+        fcntl.flock(words.fd, fcntl.LOCK_SH)
+        if not theirs:
+            raise Error(
+                f"{self._path!r} is open in another process, but its lock file {words.path!r} is not the one that "
+                "it uses: it was deleted, replaced, or the database was renamed; close the database everywhere first"
+            )
+
+    def _enter_static(self, timeout: float | None) -> None:
+        """Keep writers out, since nobody could see what we read."""
+        self._static = True
+        locks = self._locks
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            locks.lock(STATIC, deadline, shared=True)
+            while locks.is_taken(WRITER, shared=True):
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise LockTimeoutError(f"{self._path!r}, which somebody writes,", timeout or 0.0)
+                time.sleep(_POLL_SECONDS)
+        except BaseException:
+            locks.close()
+            raise
+
+    def leave(self, settle: Callable[[], None]) -> None:
+        """See `Sharing`."""
+        words = self.words
+        if words is None:
+            self._locks.close()
+            return
+        try:
+            self._locks.lock(OPEN, None)
+            if self._locks.try_lock(INSIDE):
+                settle()
+        finally:
+            for pin in self._free_pins:
+                words.unpin(pin)
+            self._locks.close()
+            words.close()
+
+    def abandon(self) -> None:
+        """See `Sharing`."""
+        self._locks.abandon()
+        if self.words is not None:
+            self.words.close()
+
+    # ------------------------------------------------------------ words
+
+    def _shared(self) -> LockFile:
+        assert self.words is not None
+        return self.words
+
+    @property
+    def published(self) -> int:
+        """See `Sharing`."""
+        words = self.words
+        return self._local.published if words is None else words.published
+
+    @property
+    def durable(self) -> tuple[int, int] | None:
+        """D; see `Sharing`."""
+        return None if self.words is None else self.words.durable
+
+    @durable.setter
+    def durable(self, value: tuple[int, int] | None) -> None:
+        self._shared().durable = value
+
+    @property
+    def busy(self) -> bool:
+        """See `Sharing`."""
+        return self.words is None or self.words.busy
+
+    @busy.setter
+    def busy(self, value: bool) -> None:
+        self._shared().busy = value
+
+    def publish(self, meta: Meta, raw: bytes) -> int:
+        """See `Sharing`."""
+        return self._shared().publish(meta, raw)
+
+    def published_meta(self, word: int) -> Meta | None:
+        """See `Sharing`."""
+        words = self.words
+        return self._local.published_meta(word) if words is None else words.published_meta(word)
+
+    # ------------------------------------------------------------ snapshots
+
+    def pin(self, transaction: int, page_count: int) -> int:
+        """See `Sharing`. No system call, but when a block more is needed."""
+        if self.words is None:
+            return 0
+        if not self._free_pins:
+            self._claim(self.words)
+        handle = self._free_pins.pop()
+        self.words.pin(handle, transaction, page_count)
+        return handle
+
+    def unpin(self, handle: int) -> None:
+        """See `Sharing`."""
+        if self.words is not None:
+            self.words.unpin(handle)
+            self._free_pins.append(handle)
+
+    def _claim(self, words: LockFile) -> None:
+        """Get one more block: the lock of a free one, which says as long as it is held that we live."""
+        with self._claiming:
+            self._locks.lock(OPEN, None)
+            try:
+                while True:
+                    for block in range(words.blocks()):
+                        if block not in self._blocks and self._locks.try_lock(FIRST_BLOCK + block):
+                            self._blocks.add(block)
+                            self._free_pins += words.own(block, os.getpid(), int(time.time()))
+                            return
+                    words.add_blocks()
+            finally:
+                self._locks.unlock(OPEN)
+
+    def others(self) -> list[Pin]:
+        """See `Sharing`. A system call for each block with pins, to ask whether its owner lives."""
+        words = self.words
+        if words is None:
+            return []
+        found: list[Pin] = []
+        for block, pins in words.pins(self._blocks):
+            if self._locks.is_taken(FIRST_BLOCK + block):
+                found += pins
+        return found
+
+    # ------------------------------------------------------------ turns
+
+    def lock_writer(self, timeout: float | None) -> None:
+        """See `Sharing`. Who waits holds NEXT, so that who has just written cannot overtake him."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        locks = self._locks
+        words = self._shared()
+        if not locks.lock(NEXT, deadline):
+            raise LockTimeoutError("the writer lock", timeout or 0.0, words.writer or None)
+        try:
+            if not locks.lock(WRITER, deadline):
+                raise LockTimeoutError("the writer lock", timeout or 0.0, words.writer or None)
+        finally:
+            locks.unlock(NEXT)
+        words.writer = os.getpid()
+        try:
+            while locks.is_taken(STATIC):
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise LockTimeoutError("a reader that cannot register, on a read-only medium,", timeout or 0.0)
+                time.sleep(_POLL_SECONDS)
+        except BaseException:
+            self.unlock_writer()
+            raise
+
+    def unlock_writer(self) -> None:
+        """See `Sharing`."""
+        self._shared().writer = 0
+        self._locks.unlock(WRITER)
+
+    def contended(self) -> bool:
+        """See `Sharing`. One system call."""
+        return self._locks.is_taken(NEXT)
