@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.catalog import name_key
-from cowdb.errors import CorruptionError, Error, FullError, PoisonedError, ReadOnlyError
+from cowdb.errors import ClosedError, CorruptionError, Error, FullError, PoisonedError, ReadOnlyError
 from cowdb.freelist import FreeList, coalesce
 from cowdb.locks import WriterLock
 from cowdb.meta import Meta
@@ -207,6 +207,7 @@ class Pager:
         self.next_transaction: int = _next_id(meta.transaction)
         self._free: FreeList | None = None
         self._free_base = -1  # the transaction whose free list it is
+        self._closed = False
         self._has_turn = False  # this process may write (it holds the lock between processes)
         self._fresh_turn = False  # ... and has not looked yet how the one before it left the file
         self._group = threading.Condition(threading.RLock())  # guards the three below
@@ -259,6 +260,8 @@ class Pager:
         begun = time.monotonic()
         self.writer_lock.acquire(timeout)
         try:
+            if self._closed:
+                raise ClosedError("the database was closed while this thread waited to write")
             if self._has_turn and self.words.contended():
                 self._drain()
                 self._give_turn()
@@ -917,6 +920,7 @@ class Pager:
 
     def close(self) -> None:
         """Leave the file; who is the last one inside ends it cleanly."""
+        self._closed = True
         try:
             self.words.leave(self.settle)
         finally:
