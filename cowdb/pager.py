@@ -37,9 +37,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cowdb import format as fmt
 from cowdb import meta as meta_page
+from cowdb.allocation import Allocator, blocker, spare_pages
 from cowdb.catalog import name_key
+from cowdb.draft import Draft, Member
 from cowdb.errors import ClosedError, CorruptionError, Error, FullError, PoisonedError, ReadOnlyError
-from cowdb.freelist import FreeList, coalesce
+from cowdb.freelist import coalesce
 from cowdb.locks import WriterLock
 from cowdb.meta import Meta
 from cowdb.path import Path
@@ -48,17 +50,15 @@ from cowdb.recovery import reassert, take_over
 from cowdb.space import BIRTH_MASK, Space
 from cowdb.stats import Stats
 from cowdb.tree import Reader
-from cowdb.writer import Changes, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from cowdb.freelist import Run
-    from cowdb.meta import CarriedRun
     from cowdb.sharing import Sharing
     from cowdb.storage import Storage
+    from cowdb.writer import Writer
 
-__all__ = ["Draft", "Pager"]
+__all__ = ["Pager"]
 
 GROWTH_LIMIT: Final = 1 << 30
 """The file grows by at most this many bytes more than it needs."""
@@ -67,110 +67,9 @@ LEAST_GROWTH: Final = 8
 """... and by at least this many pages."""
 
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_RECORDS_EXAMINED: Final = 16
 _NOT_COMMITTED: Final = "the transaction was not committed"
 _UNKNOWN: Final = "whether the newest transaction holds is unknown until the database is closed and opened again"
 _NOTHING_LOST: Final = "every transaction was durable before, nothing is lost"
-_PATH_ROOM: Final = 16
-"""Runs of the carry list that stay empty for the pages that saving the free list itself frees."""
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Member:
-    """A sealed transaction on its way to being durable: a member of the group that shares a flush."""
-
-    meta: Meta
-    space: Space
-    written: int  # bytes
-    copied: int  # pages
-    operations: int
-    done: bool = False
-
-
-class Draft:
-    """What one write transaction has changed so far: a writer for each tree that it has touched."""
-
-    def __init__(self, pager: Pager, meta: Meta, space: Space) -> None:
-        self.meta = meta
-        self.changes = Changes(pager.next_transaction, pager.memory_budget, self.spill)
-        self.space = space
-        self._main: Writer | None = None
-        self._catalog: Writer | None = None
-        self._free: Writer | None = None
-        self.named: dict[str, Writer] = {}
-        self.writer_type: Callable[..., Writer] = Writer
-        self.page_count = meta.page_count
-        self.allotted = False  # numbers were given out, so an abort must take them back
-        self.handed_on = False  # sealed, and the writer lock is somebody else's by now
-        self.written = 0  # pages written early, to keep within the memory budget
-        self._pager = pager
-
-    @property
-    def main(self) -> Writer:
-        """The main tree's writer; the write transaction puts itself here."""
-        if self._main is None:
-            self._main = Writer(self.space, self.meta.main, self.changes)
-        return self._main
-
-    @main.setter
-    def main(self, writer: Writer) -> None:
-        self._main = writer
-
-    @property
-    def catalog(self) -> Writer:
-        """The catalog's writer, made when it is first asked for."""
-        if self._catalog is None:
-            self._catalog = Writer(self.space, self.meta.catalog, self.changes)
-        return self._catalog
-
-    @property
-    def free(self) -> Writer:
-        """The free tree's writer, made when it is first asked for."""
-        if self._free is None:
-            self._free = Writer(self.space, self.meta.free, self.changes)
-        return self._free
-
-    def writers(self) -> list[Writer]:
-        """The writers of the trees that were looked at; the catalog after the named trees, without the free tree."""
-        found = [self.main, *self.named.values()]
-        if self._catalog is not None:
-            found.append(self._catalog)
-        return found
-
-    def descriptors(self, seal: Callable[[Writer], fmt.Descriptor]) -> tuple[fmt.Descriptor, fmt.Descriptor]:
-        """Catalog and free tree, sealed if they were touched."""
-        catalog = self.meta.catalog if self._catalog is None else seal(self._catalog)
-        free = self.meta.free if self._free is None else seal(self._free)
-        return catalog, free
-
-    def free_changed(self) -> bool:
-        """True if the free tree was changed."""
-        return self._free is not None and self._free.changed
-
-    def move(self, space: Space) -> None:
-        """Go on with a larger mapping."""
-        self.space = space
-        for writer in self._all():
-            writer.space = space
-
-    def _all(self) -> list[Writer]:
-        return self.writers() if self._free is None else [*self.writers(), self._free]
-
-    def spill(self) -> None:
-        """Write all dirty pages early, because they fill the memory budget."""
-        self._pager.spill(self)
-
-    def named_writer(self, name: str, descriptor: fmt.Descriptor) -> Writer:
-        """The writer of a named tree."""
-        writer = self.named.get(name)
-        if writer is None:
-            writer = self.named[name] = self.writer_type(self.space, descriptor, self.changes)
-        return writer
-
-    def close(self) -> None:
-        """End it: every tree of it refuses from now on."""
-        for writer in self._all():
-            Reader.close(writer)  # not the main tree's own close, which ends the whole transaction
 
 
 class Pager:
@@ -205,8 +104,7 @@ class Pager:
         self.max_pages = None if max_size is None else max_size // meta.page_size
         self._file_pages = storage.size() // self.page_size
         self.next_transaction: int = _next_id(meta.transaction)
-        self._free: FreeList | None = None
-        self._free_base = -1  # the transaction whose free list it is
+        self.allocator = Allocator(self.page_size, self.max_pages)
         self._closed = False
         self._has_turn = False  # this process may write (it holds the lock between processes)
         self._fresh_turn = False  # ... and has not looked yet how the one before it left the file
@@ -214,8 +112,6 @@ class Pager:
         self._pending: list[Member] = []  # sealed, not durable yet
         self._in_flight: list[Member] = []  # being flushed
         self._tip: Member | None = None  # the newest sealed state that is not published yet
-        self._scanned = b""  # key of the last free tree record that was looked at in vain
-        self._scan_blockers: set[int] = set()
         self._durable_pages = meta.page_count
         self._backed = meta.page_count  # pages from the start of the file that have blocks of the disk
         self._unsynced = 0
@@ -309,15 +205,21 @@ class Pager:
             meta, space = snapshot.meta, snapshot.space
         else:
             meta, space = tip.meta, tip.space
-        if self._free is None or self._free_base != meta.transaction:
-            self._load_free_list(meta)
+        allocator = self.allocator
+        if allocator.base != meta.transaction:
+            # Another process has written since, or nobody yet.
+            self._file_pages = self.storage.size() // self.page_size
+            self._durable_pages = max(self._durable_pages, meta.page_count)
+            self.next_transaction = max(self.next_transaction, _next_id(meta.transaction))
+        if allocator.free is None or allocator.base != meta.transaction:
+            allocator.load(meta, self.live())
         self.words.busy = True
-        return Draft(self, meta, space)
+        return Draft(meta, space, self.next_transaction, self.memory_budget, self.spill)
 
     def finish(self, draft: Draft) -> None:
         """The end of a draft, committed or not: what it allotted and did not commit is free again, as is the lock."""
         if draft.allotted:
-            self._free = None
+            self.allocator.free = None
             self.next_transaction = _next_id(draft.changes.birth)
         draft.close()
         if not draft.handed_on:
@@ -355,26 +257,6 @@ class Pager:
             self.gate.publish(meta, meta_page.encode(meta, state.slot), space)
         self._fresh_turn = False
 
-    def _load_free_list(self, meta: Meta) -> None:
-        """The free list as the state to go on from carries it; another process may have written it. O(carried)."""
-        free = FreeList()
-        live = self.live()
-        end = 0
-        for run in sorted(meta.carried):
-            if run[0] < end:
-                raise CorruptionError(run[0], "the carry list names it twice (I5)")
-            end = run[0] + run[1]
-        for run in meta.carried:
-            free.add(run, live)
-        self._free = free
-        if self._free_base != meta.transaction:
-            self._free_base = meta.transaction
-            self._file_pages = self.storage.size() // self.page_size
-            self._durable_pages = max(self._durable_pages, meta.page_count)
-            self.next_transaction = max(self.next_transaction, _next_id(meta.transaction))
-        self._scanned = b""
-        self._scan_blockers = set()
-
     # ------------------------------------------------------------ commit
 
     def commit(self, draft: Draft, *, lazy: bool, hand_on: Callable[[], None] | None = None) -> None:
@@ -390,7 +272,8 @@ class Pager:
             raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
         if not any(writer.changed for writer in draft.writers()):
             return
-        free = self._free
+        allocator = self.allocator
+        free = allocator.free
         assert free is not None
         transaction = changes.birth
         changes.stop_spilling()
@@ -404,13 +287,13 @@ class Pager:
         draft.allotted = True  # from here on the free list is the draft's, and is loaded anew if it is not committed
         live = self.live()
         free.settle(live)
-        self._release(draft, live)
-        numbers, runs = self._allot(draft, draft.writers(), live)
-        self._save_free_list(draft, live)
+        allocator.release(draft, live)
+        numbers, runs = allocator.allot(draft, draft.writers(), live)
+        allocator.save(draft, live)
         if draft.free_changed():
-            more, _ = self._allot(draft, [draft.free], live, fetch=False)
+            more, _ = allocator.allot(draft, [draft.free], live, fetch=False)
             numbers = itertools.chain(numbers, more)
-        self._keep_spare(draft)
+        allocator.keep_spare(draft)
         draft.page_count = free.take_tail(draft.page_count)
 
         # 3. Seal: number, birth and checksum into every dirty page, children before parents.
@@ -451,7 +334,7 @@ class Pager:
             space.trust(number, transaction)
         draft.allotted = False
         self.next_transaction = _next_id(transaction)
-        self._free_base = transaction
+        allocator.base = transaction
         written = _bytes_of(sealed) + draft.written * self.page_size
         member = Member(meta, space, written, changes.copied, changes.operations)
         if lazy:
@@ -585,139 +468,6 @@ class Pager:
         if self.writer_lock.acquire_if_free():
             self.unlock()
 
-    def _release(self, draft: Draft, live: list[int]) -> None:
-        """Take what the draft has freed so far into the free list. Its own state never sees those pages (I2)."""
-        assert self._free is not None
-        transaction = draft.changes.birth
-        for run in coalesce(draft.changes.freed, transaction):
-            self._free.add(run, live)
-        draft.changes.freed.clear()
-
-    def _allot(
-        self, draft: Draft, writers: list[Writer], live: list[int], *, fetch: bool = True
-    ) -> tuple[Iterator[int], dict[int, list[int]]]:
-        """Numbers for every dirty page of `writers`, ascending, and starts of overflow runs by length."""
-        assert self._free is not None
-        single = 0
-        lengths: list[int] = []
-        for writer in writers:
-            pages, runs = writer.dirty_pages()
-            single += pages
-            lengths += runs
-        if fetch:
-            # Reading records dirties pages of the free tree only, which are counted later.
-            wanted = single + sum(lengths)
-            if draft.changes.inserted and self.max_pages is not None:
-                wanted += _spare_pages(draft.page_count)
-            self._fetch(draft, wanted, live)
-        placed: dict[int, list[int]] = {}
-        for length in sorted(lengths, reverse=True):
-            start = self._free.take_run(length)
-            if start is None:
-                start = self._beyond(draft, length)
-            placed.setdefault(length, []).append(start)
-        taken: list[Run] = self._free.take(single)
-        short = single - sum(length for _, length in taken)
-        if short:
-            taken.append((self._beyond(draft, short), short))
-        numbers = itertools.chain.from_iterable(range(start, start + length) for start, length in taken)
-        return numbers, placed
-
-    def _beyond(self, draft: Draft, pages: int) -> int:
-        """`pages` new pages at the end of what the file holds; `FullError` past `max_size`."""
-        start = draft.page_count
-        if self.max_pages is not None and start + pages > self.max_pages:
-            raise FullError(
-                errno.ENOSPC,
-                f"the database would need {start + pages} pages, and max_size allows {self.max_pages}; "
-                "delete something, or open it with a larger max_size",
-            )
-        draft.page_count = start + pages
-        return start
-
-    def _keep_spare(self, draft: Draft) -> None:
-        """Refuse a transaction that put something in if it leaves too little below `max_size` to delete with.
-
-        Deleting copies pages before it frees any, so it needs room itself.
-        """
-        if self.max_pages is None or not draft.changes.inserted:
-            return
-        assert self._free is not None
-        left = self._free.ready_pages + self.max_pages - draft.page_count
-        spare = _spare_pages(draft.page_count)
-        if left < spare:
-            raise FullError(
-                errno.ENOSPC,
-                f"the database would leave {left} of its {self.max_pages} pages free, and keeps {spare} to delete "
-                "with; delete something, or open it with a larger max_size",
-            )
-
-    # ------------------------------------------------------------ the free tree
-
-    def _fetch(self, draft: Draft, wanted: int, live: list[int]) -> None:
-        """Read records of the free tree, oldest first, until `wanted` pages are ready.
-
-        Looks at a bounded number of records: a commit never pays for the length
-        of the free list, unless the file may not grow any more.  Where the last
-        search ended the next one goes on, until a snapshot that held something
-        back has ended.
-        """
-        free = self._free
-        assert free is not None
-        if free.ready_pages >= wanted or not (draft.free_changed() or draft.meta.free.depth):
-            return
-        if not self._scan_blockers <= set(live):
-            self._scanned = b""
-            self._scan_blockers = set()
-        may_grow = self.max_pages is None or draft.page_count + wanted <= self.max_pages
-        budget = _RECORDS_EXAMINED + (wanted - free.ready_pages) // 8 if may_grow else fmt.MAX_U48
-        path = Path(draft.free)
-        while free.ready_pages < wanted and budget and path.seek(self._scanned + b"\0" if self._scanned else b""):
-            budget -= 1
-            key, value = draft.free.entry(path)
-            runs = self._decode_record(key, value)
-            blockers = {blocker for run in runs if (blocker := _blocker(run, live)) is not None}
-            if blockers and all(_blocker(run, live) is not None for run in runs):
-                self._scanned = key
-                self._scan_blockers |= blockers
-                continue
-            draft.free.delete(key)
-            for run in runs:
-                free.add(run, live)
-
-    def _decode_record(self, key: bytes, value: bytes) -> list[CarriedRun]:
-        """The runs of a free tree record, each field checked before it is used (I10)."""
-        count = len(value) // fmt.FREE_RUN.size
-        flat = fmt.runs_struct(count).unpack_from(value)
-        runs = list(zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True))
-        page_count = self.meta.page_count
-        for start, length, birth, freed in runs:
-            sound = fmt.FIRST_DATA_PAGE <= start < page_count and 1 <= length <= page_count - start and birth <= freed
-            if not sound or freed > self.meta.transaction:
-                raise CorruptionError(start, f"free tree record {key.hex()} names no sensible run")
-        return runs
-
-    def _save_free_list(self, draft: Draft, live: list[int]) -> None:
-        """If the carry list would overflow, move its older part to the free tree in one go.
-
-        Records are appended at the right end, so this copies one path.  What it
-        copies joins the carry list, of which half is empty then: no loop.
-        """
-        free = self._free
-        assert free is not None
-        capacity = fmt.carry_capacity(self.page_size)
-        self._release(draft, live)
-        if len(free) <= capacity - _PATH_ROOM:
-            return
-        per_record = fmt.runs_per_record(self.page_size)
-        moved = free.spill(capacity // 2)
-        for chunk, first in enumerate(range(0, len(moved), per_record)):
-            part = moved[first : first + per_record]
-            flat = [number for run in part for number in run]
-            key = fmt.FREE_KEY_STRUCT.pack(draft.changes.birth, chunk)
-            draft.free.put(key, fmt.runs_struct(len(part)).pack(*flat), append=True)
-        self._release(draft, live)
-
     # ------------------------------------------------------------ the file
 
     def _extend(self, draft: Draft) -> None:
@@ -726,10 +476,11 @@ class Pager:
         A transaction that put something in leaves real blocks behind the pages
         that it would take to delete: on a full disk, too, deleting works.
         """
-        assert self._free is not None
+        free = self.allocator.free
+        assert free is not None
         wanted = draft.page_count
-        spare = _spare_pages(wanted) if draft.changes.inserted else 0
-        wanted += max(0, spare - self._free.ready_pages)
+        spare = spare_pages(wanted) if draft.changes.inserted else 0
+        wanted += max(0, spare - free.ready_pages)
         if self.max_pages is not None:
             wanted = max(draft.page_count, min(wanted, self.max_pages))
         if wanted > self._file_pages:
@@ -875,16 +626,17 @@ class Pager:
         draft.changes.torn = False
 
     def _write_early(self, draft: Draft) -> None:
-        assert self._free is not None
+        free = self.allocator.free
+        assert free is not None
         changes = draft.changes
         live = self.live()
         own = [run for run in changes.freed if run[2] == changes.birth]
         changes.freed = [run for run in changes.freed if run[2] != changes.birth]
         draft.allotted = True
         for run in coalesce(own, changes.birth):
-            self._free.add(run, live)
+            free.add(run, live)
         writers = draft.writers()
-        numbers, runs = self._allot(draft, writers, live, fetch=False)
+        numbers, runs = self.allocator.allot(draft, writers, live, fetch=False)
         sealed: list[tuple[int, list[Any]]] = []
         place = _placer(runs)
         for writer in writers:
@@ -946,7 +698,7 @@ class Pager:
         if meta.durable == meta.transaction:
             return
         pages = self._pages_in_use()
-        pages = max(pages, min(self._backed, pages + _spare_pages(pages)))
+        pages = max(pages, min(self._backed, pages + spare_pages(pages)))
         if pages < self._file_pages:
             self._cut_to(pages)
         slot = 1 - durable[1]
@@ -1008,7 +760,7 @@ class Pager:
             page_count=meta.page_count,
             used_pages=used,
             free_pages=meta.page_count - fmt.META_PAGES - used,
-            pinned_pages=sum(run[1] for run in meta.carried if _blocker(run, live) is not None),
+            pinned_pages=sum(run[1] for run in meta.carried if blocker(run, live) is not None),
             carried_pages=sum(run[1] for run in meta.carried),
             carried_runs=len(meta.carried),
             shared_pages=max(0, used - max(0, self._last_pages - 1)),
@@ -1024,19 +776,8 @@ def _next_id(transaction: int) -> int:
     return following if following & BIRTH_MASK else following + 1
 
 
-def _spare_pages(pages: int) -> int:
-    """How many pages a database of `pages` pages keeps to delete with: paths, and records of what becomes free."""
-    return min(32 + pages // 64, 4 + pages // 8)
-
-
 def _no_failpoint(_name: str) -> None:
     """Tests put something else here."""
-
-
-def _blocker(run: CarriedRun, live: list[int]) -> int | None:
-    """The oldest live snapshot that sees the run; None if it may be used again (I2)."""
-    _, _, birth, freed = run
-    return next((snapshot for snapshot in live if birth <= snapshot < freed), None)
 
 
 def _bytes_of(sealed: list[tuple[int, list[Any]]]) -> int:

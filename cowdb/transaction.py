@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from cowdb.pager import Draft
+    from cowdb.draft import Draft
     from cowdb.readers import Gate, Snapshot
     from cowdb.space import Space
 

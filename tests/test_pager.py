@@ -10,8 +10,8 @@ from crashing import PATH, content, opened, vanish
 import cowdb
 from cowdb import format as fmt
 from cowdb import meta as meta_page
+from cowdb.allocation import Allocator
 from cowdb.freelist import FreeList
-from cowdb.pager import Pager
 from cowdb.recovery import believe
 from cowdb.sharing import LocalSharing
 from cowdb.testing import CrashDisk, FlushBegin, FlushEnd, MemoryDisk, Resize, Write
@@ -395,8 +395,8 @@ def test_free_records_that_a_reader_holds_are_not_searched_over_and_over(db, mon
             for number in range(first, 20_000, 120):
                 transaction[b"%06d" % number] = b"changed"
     looked = []
-    real = Pager._decode_record
-    monkeypatch.setattr(Pager, "_decode_record", lambda self, key, value: looked.append(key) or real(self, key, value))
+    real = Allocator._decode_record
+    monkeypatch.setattr(Allocator, "_decode_record", lambda self, meta, key, value: looked.append(key) or real(self, meta, key, value))
     for number in range(10):
         put(db, b"large%d" % number, b"x" * 1_000_000)
     assert 0 < len(looked) < 10

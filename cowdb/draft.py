@@ -1,0 +1,122 @@
+"""What one write transaction has changed, before anybody else can see it.
+
+A `Draft` has a writer for each tree that was touched; all of them share one
+`Changes`.  Sealed, it becomes a `Member` of the group that shares a flush.
+
+    Draft --- main, catalog, free tree, named trees: a Writer each
+      |
+      seal    pages numbered, checksummed and written
+      |
+    Member -- a state that is whole, and waits to be durable
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from cowdb.tree import Reader
+from cowdb.writer import Changes, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cowdb import format as fmt
+    from cowdb.meta import Meta
+    from cowdb.space import Space
+
+__all__ = ["Draft", "Member"]
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Member:
+    """A sealed transaction on its way to being durable: a member of the group that shares a flush."""
+
+    meta: Meta
+    space: Space
+    written: int  # bytes
+    copied: int  # pages
+    operations: int
+    done: bool = False
+
+
+class Draft:
+    """What one write transaction has changed so far: a writer for each tree that it has touched."""
+
+    def __init__(self, meta: Meta, space: Space, birth: int, budget: int, spill: Callable[[Draft], None]) -> None:
+        """The transaction `birth` on top of `meta`; `spill` writes it early beyond `budget` bytes of dirty pages."""
+        self.meta = meta
+        self.changes = Changes(birth, budget, lambda: spill(self))
+        self.space = space
+        self._main: Writer | None = None
+        self._catalog: Writer | None = None
+        self._free: Writer | None = None
+        self.named: dict[str, Writer] = {}
+        self.writer_type: Callable[..., Writer] = Writer
+        self.page_count = meta.page_count
+        self.allotted = False  # numbers were given out, so an abort must take them back
+        self.handed_on = False  # sealed, and the writer lock is somebody else's by now
+        self.written = 0  # pages written early, to keep within the memory budget
+
+    @property
+    def main(self) -> Writer:
+        """The main tree's writer; the write transaction puts itself here."""
+        if self._main is None:
+            self._main = Writer(self.space, self.meta.main, self.changes)
+        return self._main
+
+    @main.setter
+    def main(self, writer: Writer) -> None:
+        self._main = writer
+
+    @property
+    def catalog(self) -> Writer:
+        """The catalog's writer, made when it is first asked for."""
+        if self._catalog is None:
+            self._catalog = Writer(self.space, self.meta.catalog, self.changes)
+        return self._catalog
+
+    @property
+    def free(self) -> Writer:
+        """The free tree's writer, made when it is first asked for."""
+        if self._free is None:
+            self._free = Writer(self.space, self.meta.free, self.changes)
+        return self._free
+
+    def writers(self) -> list[Writer]:
+        """The writers of the trees that were looked at; the catalog after the named trees, without the free tree."""
+        found = [self.main, *self.named.values()]
+        if self._catalog is not None:
+            found.append(self._catalog)
+        return found
+
+    def descriptors(self, seal: Callable[[Writer], fmt.Descriptor]) -> tuple[fmt.Descriptor, fmt.Descriptor]:
+        """Catalog and free tree, sealed if they were touched."""
+        catalog = self.meta.catalog if self._catalog is None else seal(self._catalog)
+        free = self.meta.free if self._free is None else seal(self._free)
+        return catalog, free
+
+    def free_changed(self) -> bool:
+        """True if the free tree was changed."""
+        return self._free is not None and self._free.changed
+
+    def move(self, space: Space) -> None:
+        """Go on with a larger mapping."""
+        self.space = space
+        for writer in self._all():
+            writer.space = space
+
+    def _all(self) -> list[Writer]:
+        return self.writers() if self._free is None else [*self.writers(), self._free]
+
+    def named_writer(self, name: str, descriptor: fmt.Descriptor) -> Writer:
+        """The writer of a named tree."""
+        writer = self.named.get(name)
+        if writer is None:
+            writer = self.named[name] = self.writer_type(self.space, descriptor, self.changes)
+        return writer
+
+    def close(self) -> None:
+        """End it: every tree of it refuses from now on."""
+        for writer in self._all():
+            Reader.close(writer)  # not the main tree's own close, which ends the whole transaction
