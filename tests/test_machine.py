@@ -422,7 +422,7 @@ class TestMachine(Machine.TestCase):
     """Run by pytest; `COWDB_MACHINE_EXAMPLES` asks for more."""
 
     settings = settings(
-        max_examples=int(os.environ.get("COWDB_MACHINE_EXAMPLES", "200")),
+        max_examples=int(os.environ.get("COWDB_MACHINE_EXAMPLES", "150")),
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=list(HealthCheck),

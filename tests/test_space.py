@@ -7,8 +7,10 @@ import struct
 import pytest
 
 from cowdb import format as fmt
+from cowdb import space as space_module
 from cowdb.checksum import crc32c
 from cowdb.errors import CorruptionError, ForkedError
+from cowdb.page import Page
 from cowdb.space import FORKED, Space
 
 SIZE = 4096
@@ -206,6 +208,51 @@ def test_pages_that_are_cut_off_are_met_anew():
     assert len(space.verified) == space.pages == 3
     with pytest.raises(CorruptionError, match="outside the file of 3 pages"):
         space.meet(bits, 0)
+
+
+def test_a_page_of_our_own_is_met_already():
+    data, _ = image()
+    space = Space(data, SIZE)
+    space.trust(3, (7 << 32) + 5)
+    assert list(space.verified) == [0, 0, 0, 5, 0, 0]
+    space.trust(PAGES, 5)
+    assert len(space.verified) == PAGES, "one behind the mapping is met in the next mapping"
+
+
+def branch_page(cells):
+    entries = [(b"%03d" % at if at else b"", fmt.Reference(100 + at, 1, at, 0).pack(), None) for at in range(cells)]
+    return Page.build_branch(entries, SIZE, 1)
+
+
+def test_a_branch_that_is_visited_often_is_kept_unpacked():
+    space = Space(image()[0], SIZE)
+    page = branch_page(5)
+    visits = 0
+    while 77 not in space.branches:
+        space.warm(77, page)
+        visits += 1
+    assert visits > 1, "not at the first visit"
+    keys, references = space.branches[77]
+    assert keys == [b"001", b"002", b"003", b"004"]
+    assert [bits & fmt.MAX_U48 for bits in references] == [100, 101, 102, 103, 104]
+    assert Space(bytes(8 * SIZE), SIZE, before=space).branches == space.branches
+
+
+def test_what_is_kept_is_bounded(monkeypatch):
+    monkeypatch.setattr(space_module, "_KEPT_CELLS", 40)
+    space = Space(image()[0], SIZE)
+    page = branch_page(10)
+    most = 0
+    for bits in range(200):
+        for _ in range(20):
+            if bits not in space.branches:
+                space.warm(bits, page)
+        assert bits in space.branches
+        most = max(most, len(space.branches))
+    assert 2 <= most <= 6
+    for bits in range(1000, 2000):
+        space.warm(bits, page)
+        assert len(space._visits) <= 41
 
 
 def test_every_look_at_the_mapping_of_before_a_fork_raises():

@@ -385,6 +385,41 @@ def file_root(file, number, count):
     return descriptor
 
 
+@pytest.mark.parametrize("number", [3, 1000, fmt.MAX_U48])
+def test_a_root_behind_the_end_of_the_file(number):
+    kernel = Kernel()
+    kernel.put(numbered(3))
+    assert len(kernel.image) == 3 * 4096
+    kernel.descriptor = kernel.descriptor._replace(root=kernel.descriptor.root._replace(number=number))
+    for call in (kernel.reader().get, kernel.reader().rank, kernel.reader().find, kernel.writer().delete):
+        with pytest.raises(CorruptionError, match="outside the file of 3 pages"):
+            call(b"key00000001")
+
+
+def test_a_branch_that_is_visited_often_is_still_the_same_branch():
+    """The lookup may keep branches unpacked; what it finds must not depend on how often it looked."""
+    model = SortedDict(far_items(60, 0) + numbered(900, 30))
+    kernel = Kernel()
+    kernel.put(model.items())
+    reader = kernel.reader()
+    for _ in range(12):
+        for key in list(model)[::7]:
+            assert reader.get(key) == model[key]
+            assert reader.get(key + b"\0") is None
+    for step in range(5):
+        old = reader
+        writer = kernel.writer()
+        for key in list(model)[step::11]:
+            model[key] = b"changed in %d" % step
+            writer.put(key, model[key])
+            assert writer.get(key) == model[key]
+        kernel.seal(writer)
+        reader = kernel.reader()
+        reader.space.branches.update(old.space.branches)
+        for key in list(model)[::5]:
+            assert reader.get(key) == model[key]
+
+
 def forged_leaf(offset, word):
     """A tree of one leaf, of which eight bytes were changed and sealed again."""
     kernel = Kernel()
