@@ -589,7 +589,9 @@ def open_on(
                         errno.EROFS, f"{target!r} is open with read_only=True in this process; close that handle first"
                     )
             else:
-                sharing = _enter(storage, target, read_only, mode, lock_timeout) if real else _alone(storage)
+                sharing = (
+                    _enter(storage, target, read_only=read_only, timeout=lock_timeout) if real else _alone(storage)
+                )
                 try:
                     if real and not storage.is_current():
                         raise Error(f"{target!r} was replaced while it was being opened; open it again")
@@ -605,8 +607,9 @@ def open_on(
         return Database(core, target, options)
 
 
-def _enter(storage: Storage, path: str, read_only: bool, mode: int, timeout: float | None) -> FileSharing:
+def _enter(storage: Storage, path: str, *, read_only: bool, timeout: float | None) -> FileSharing:
     """Come in to a real file, beside whoever has it open."""
+    mode = stat.S_IMODE(os.stat(path).st_mode) & 0o666
     return FileSharing(path, read_only=read_only, mode=mode, timeout=timeout, make=lambda: believe(storage).meta)
 
 

@@ -76,12 +76,15 @@ class LockFile:
     """The mapped words; see the module's text. Who may call what is for `sharing` to say."""
 
     def __init__(self, path: str, mode: int) -> None:
-        """Open the lock file at `path`, making it if need be."""
+        """Open the lock file at `path`, making it with the permissions `mode`, those of the data file, if need be."""
         self.path = path
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), mode)
         self._fence = threading.Lock()
         self._old: list[mmap.mmap] = []  # mappings that grew out of use; their words are the same memory
         try:
+            found = os.fstat(self.fd)
+            if found.st_mode & 0o777 != mode and found.st_uid == os.geteuid():
+                os.fchmod(self.fd, mode)  # who may write the data file may share it, whatever the umask says
             size = os.fstat(self.fd).st_size
             least = _BLOCKS_AT + _LEAST_BLOCKS * _BLOCK_WORDS * 8
             if size < least:

@@ -155,6 +155,9 @@ class FileSharing:
     ) -> None:
         """Come in; `make` gives the state of the file, and is called if nobody is inside.
 
+        `mode` has the permissions of the lock file, which are best those of the
+        data file.
+
         Raises `LockTimeoutError` if somebody is entering or leaving for longer
         than `timeout` seconds, `Error` if the others' lock file is gone.
         """
