@@ -116,20 +116,23 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
         for slot in (0, 1):
             target.write(slot * meta.page_size, [meta_page.encode(empty, slot)])
         pager = Pager(target, _alone(target))
+        pager.lock(None)
         draft = pager.begin()
-        for label, tree in trees:
-            if label is None:
-                writer = draft.main
-            else:
-                draft.catalog.put(name_key(label, draft.catalog.key_limit), fmt.EMPTY_TREE.pack())
-                writer = draft.named_writer(label, fmt.EMPTY_TREE)
-            for key, value in scan(tree, ITEMS, None, None):
-                writer.put(key, value)
-                done += 1
-                if progress is not None and not done % _STEP:
-                    progress(done, total)
-        pager.commit(draft, lazy=False)
-        pager.finish(draft)
+        try:
+            for label, tree in trees:
+                if label is None:
+                    writer = draft.main
+                else:
+                    draft.catalog.put(name_key(label, draft.catalog.key_limit), fmt.EMPTY_TREE.pack())
+                    writer = draft.named_writer(label, fmt.EMPTY_TREE)
+                for key, value in scan(tree, ITEMS, None, None):
+                    writer.put(key, value)
+                    done += 1
+                    if progress is not None and not done % _STEP:
+                        progress(done, total)
+            pager.commit(draft, lazy=False)
+        finally:
+            pager.finish(draft)
         pager.settle()
         target.resize(pager.meta.page_count * meta.page_size)  # a copy keeps no pages to delete with
         if progress is not None:
