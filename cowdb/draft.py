@@ -37,6 +37,7 @@ class Member:
     written: int  # bytes
     copied: int  # pages
     operations: int
+    page_writes: int  # how often this process had written pages then
     done: bool = False
 
 

@@ -108,14 +108,14 @@ class Pager:
         self._closed = False
         self._has_turn = False  # this process may write (it holds the lock between processes)
         self._fresh_turn = False  # ... and has not looked yet how the one before it left the file
-        self._group = threading.Condition(threading.RLock())  # guards the three below
+        self._group = threading.Condition(threading.RLock())  # guards the two below
         self._pending: list[Member] = []  # sealed, not durable yet
         self._in_flight: list[Member] = []  # being flushed
-        self._tip: Member | None = None  # the newest sealed state that is not published yet
         self._durable_pages = meta.page_count
         self._backed = meta.page_count  # pages from the start of the file that have blocks of the disk
         self._unsynced = 0
-        self._settled = -1  # the state that this process has committed, while it has written no page since
+        self._page_writes = 0  # how often pages were written
+        self._settled = (-1, 0)  # the state that this process has committed, and how often it had written pages
         self._poison: str | None = None
         self._commits = self._pages_written = self._bytes_written = self._flushes = 0
         self._copied = self._operations = 0
@@ -133,7 +133,7 @@ class Pager:
     def unsettled(self) -> int | None:
         """The published transaction, if the state before it may be in pieces; None if both must be whole."""
         current = self.gate.current
-        return None if self._settled == current.word else current.meta.transaction
+        return None if self._settled == (current.word, self._page_writes) else current.meta.transaction
 
     def live(self) -> list[int]:
         """Transactions that a freed page must wait for, ascending: readers, the published one, D (P6)."""
@@ -199,12 +199,12 @@ class Pager:
         if self._fresh_turn:
             self._recover()
         with self._group:
-            tip = self._tip
-        if tip is None:
+            tip = (self._in_flight + self._pending)[-1:]  # the newest sealed state that is not published yet
+        if not tip:
             snapshot = self.gate.current
             meta, space = snapshot.meta, snapshot.space
         else:
-            meta, space = tip.meta, tip.space
+            meta, space = tip[0].meta, tip[0].space
         allocator = self.allocator
         if allocator.base != meta.transaction:
             # Another process has written since, or nobody yet.
@@ -336,22 +336,14 @@ class Pager:
         self.next_transaction = _next_id(transaction)
         allocator.base = transaction
         written = _bytes_of(sealed) + draft.written * self.page_size
-        member = Member(meta, space, written, changes.copied, changes.operations)
+        member = Member(meta, space, written, changes.copied, changes.operations, self._page_writes)
         if lazy:
             self._drain()
             self._publish([member], lazy=True)
             return
 
         # From here on the next writer of this process builds on this state, while it becomes durable (group commit).
-        with self._group:
-            self._tip = member
-            self._pending.append(member)
-        draft.close()
-        draft.handed_on = True
-        if hand_on is not None:
-            hand_on()
-        self.writer_lock.release()
-        self._wait_until_durable(member)
+        self._wait_until_durable(draft, member, hand_on)
 
     def _publish(self, group: list[Member], *, lazy: bool) -> None:
         """Steps 6 to 8, for the newest of `group`, whose members build on each other.
@@ -411,9 +403,21 @@ class Pager:
 
     # ------------------------------------------------------------ group commit
 
-    def _wait_until_durable(self, member: Member) -> None:
-        """Return when `member` is durable and published (I9); flush for the group if nobody does."""
+    def _wait_until_durable(self, draft: Draft, member: Member, hand_on: Callable[[], None] | None) -> None:
+        """Let the writer lock go, and return when `member` is durable and published (I9).
+
+        It flushes for the group if nobody does.
+        """
         try:
+            with self._group:
+                self._pending.append(member)
+            draft.close()
+            draft.handed_on = True
+            try:
+                if hand_on is not None:
+                    hand_on()
+            finally:
+                self.writer_lock.release()
             while not member.done:
                 self._lead_or_wait(member)
         except BaseException as error:
@@ -434,31 +438,41 @@ class Pager:
 
     def _lead_or_wait(self, member: Member) -> None:
         """Flush for all that is sealed now, or wait for the thread that is flushing (P5: one at a time)."""
-        with self._group:
-            if member.done:
-                return
-            if self._in_flight:
-                self._group.wait()
-                return
-            self._refuse_member()
-            # Choosing the newest and counting all of them as live is one step (P6).
-            self._in_flight, self._pending = self._pending, []
-            group = self._in_flight
+        group: list[Member] = []
         try:
-            self._publish(group, lazy=False)
-            for done in group:
-                done.done = True
-        finally:
             with self._group:
-                self._in_flight = []
-                if self._poison is not None:
-                    self._pending = []  # what was built on a state that is not known has failed with it
-                if self._poison is not None or self._tip is group[-1]:
-                    self._tip = None
-                self._group.notify_all()
+                if member.done:
+                    return
+                if self._in_flight:
+                    self._group.wait()
+                    return
+                self._refuse_member()
+                # Choosing the newest and counting all of them as live is one step (P6).
+                group = self._in_flight = self._pending
+                self._pending = []
+            self._publish(group, lazy=False)
+        finally:
+            if group:
+                self._end_flush(group)
+
+    def _end_flush(self, group: list[Member]) -> None:
+        """Tell the members of `group` how it went. An interrupt can have come at any moment, so look at what is so."""
+        with self._group:
+            waiting = [] if self._pending is group else self._pending
+            self._in_flight = []
+            published = self.gate.current.meta.transaction >= group[-1].meta.transaction
+            for member in group:
+                member.done = published
+            if self._poison is not None:
+                waiting = []  # what was built on a state that is not known has failed with it
+            elif not published:
+                waiting = group + waiting  # interrupted before it began
+            self._pending = waiting
+            self._group.notify_all()
 
     def _refuse_member(self) -> None:
         if self._poison is not None:
+            self._pending = []  # who was sealed since the failure is not on his way any more, and keeps no turn
             raise PoisonedError(
                 errno.EIO, f"{self._poison}, in the group of this transaction; {_UNKNOWN}; writing has stopped"
             )
@@ -534,7 +548,7 @@ class Pager:
 
     def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> None:
         """Write sealed pages, neighbours in one call."""
-        self._settled = -1
+        self._page_writes += 1
         sealed.sort(key=_number)
         size = self.page_size
         try:
@@ -720,9 +734,10 @@ class Pager:
         self._pages_written += 1  # the meta page that they share
         self._bytes_written = self._pages_written * self.page_size
         self._last_flushes = flushes
-        with self._group:
-            # Who has sealed meanwhile has written pages.
-            self._settled = -1 if self._pending else self.gate.current.word
+        self._settled = (
+            self.gate.current.word,
+            group[-1].page_writes,
+        )  # more were written, if somebody sealed meanwhile
 
     def stats(self) -> Stats:
         """The counters now. O(named trees)."""
