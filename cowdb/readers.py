@@ -115,14 +115,29 @@ class Gate:
     def end(self, snapshot: Snapshot) -> None:
         """Stop using a snapshot. O(1), no system call."""
         with self._lock:
-            snapshot.users -= 1
-            if not snapshot.users:
-                self._used.discard(snapshot)
-                self._sharing.unpin(snapshot.pin)
+            self._end(snapshot)
+        if self._left:
+            self._settle()
+
+    def _end(self, snapshot: Snapshot) -> None:
+        snapshot.users -= 1
+        if not snapshot.users:
+            self._used.discard(snapshot)
+            self._sharing.unpin(snapshot.pin)
 
     def leave(self, snapshot: Snapshot) -> None:
-        """Stop using a snapshot, soon. Takes no lock, so a finalizer may call it at any moment."""
+        """Stop using a snapshot, now or soon. Waits for no lock, so a finalizer may call it at any moment.
+
+        Only if somebody is inside the gate in this very moment, it is left to
+        the next call: an idle process must not keep pages from the others.
+        """
         self._left.append(snapshot)
+        if self._lock.acquire(blocking=False):
+            try:
+                while self._left:
+                    self._end(self._left.popleft())
+            finally:
+                self._lock.release()
 
     def _settle(self) -> None:
         """End the uses that finalizers left behind."""

@@ -24,7 +24,7 @@ from cowdb import format as fmt
 from cowdb.checksum import crc32c
 from cowdb.errors import CorruptionError, ForkedError
 
-__all__ = ["BIRTH_MASK", "FORKED", "Space"]
+__all__ = ["BIRTH_MASK", "FORKED", "Space", "refuse"]
 
 BIRTH_MASK: Final = 0xFFFFFFFF
 _HEADER: Final = fmt.PAGE_HEADER.struct
@@ -151,6 +151,11 @@ class Space:
             raise CorruptionError(wanted, "it is another version than the one that the reference names")
 
 
+def refuse() -> NoReturn:
+    """Every use of a transaction that a forked child has inherited ends here."""
+    raise ForkedError("this transaction was begun before a fork and is the parent's; open the database again here")
+
+
 class _ForkedSpace(Space):
     """Stands where a tree had its mapping before the process was forked: every look at it raises."""
 
@@ -160,7 +165,7 @@ class _ForkedSpace(Space):
         """There is nothing to look at."""
 
     def __getattribute__(self, name: str) -> NoReturn:
-        raise ForkedError("this transaction was begun before a fork and is the parent's; open the database again here")
+        refuse()
 
 
 FORKED: Final = _ForkedSpace()

@@ -20,7 +20,7 @@ from cowdb import format as fmt
 from cowdb.catalog import find_tree, name_key, tree_names
 from cowdb.cursor import KEYS, scan
 from cowdb.errors import ClosedError, KeyNotFoundError
-from cowdb.space import FORKED
+from cowdb.space import FORKED, refuse
 from cowdb.tree import Reader
 from cowdb.views import Tree, WriteTree
 
@@ -233,6 +233,9 @@ class WriteTransaction(WriteTree):
         """In a forked child: the transaction is the parent's, so every use of the file raises."""
         for writer in self._draft.writers():
             writer.space = FORKED
+        # A page that is dirty lies in memory, where a change would look at no file: so let each ask first.
+        self._draft.changes.budget = -1
+        self._draft.changes.spill = refuse
 
     def _finish(self) -> None:
         end, self._end = self._end, None
