@@ -92,6 +92,9 @@ class _Core:
         """One handle less; the last one closes the file."""
         with _registry_lock:
             self.handles -= 1
+            if not self.handles:
+                # A reader that is just ending on another thread has the last word then.
+                self.pager.gate.when_idle = self.close_if_unused
             # The last handle's transactions have ended; only views and copies may still use a snapshot.
             self.close_if_unused()
 
@@ -579,6 +582,7 @@ def open_on(
             core = _cores.get(key)
             if core is not None:
                 core.handles += 1
+                core.pager.gate.when_idle = None
                 if _cores.get(key) is not core:  # a finalizer has closed it in this very moment
                     core = None
             if core is not None:

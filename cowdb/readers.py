@@ -61,6 +61,7 @@ class Gate:
         self._left: deque[Snapshot] = deque()
         self._current = self._newest(None)
         self._shut = False
+        self.when_idle: Callable[[], None] | None = None  # called when the last user has gone
 
     @property
     def current(self) -> Snapshot:
@@ -118,6 +119,8 @@ class Gate:
             self._end(snapshot)
         if self._left:
             self._settle()
+        if self.when_idle is not None and not self._used:
+            self.when_idle()
 
     def _end(self, snapshot: Snapshot) -> None:
         snapshot.users -= 1
