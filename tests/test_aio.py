@@ -4,7 +4,7 @@ Threads are held where a test wants them by a fake disk (`Hold`), or by a key th
 a clock.
 """
 
-# ruff: noqa: ASYNC110, BLE001, PT012
+# ruff: noqa: ASYNC110, BLE001
 # What is waited for happens in threads, any error of the engine is compared, and a block is what raises.
 
 from __future__ import annotations
