@@ -22,8 +22,10 @@ taken on the lock file, which nobody else opens.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import struct
+import sys
 import time
 from typing import Final, Protocol
 
@@ -44,10 +46,18 @@ FIRST_BLOCK: Final = 64
 _BASE: Final = 1 << 62
 """The first lock byte; no file reaches it."""
 
-_FLOCK: Final = struct.Struct("hhqqhh")  # l_type, l_whence, l_start, l_len, l_pid (with its padding)
+_LINUX: Final = struct.Struct("hhqqhh")  # l_type, l_whence, l_start, l_len, l_pid (with its padding)
+_BSD: Final = struct.Struct("qqihhi")  # l_start, l_len, l_pid, l_type, l_whence, l_sysid (FreeBSD); macOS too
+_ON_LINUX: Final = sys.platform == "linux"
 _TAKEN: Final = {errno.EAGAIN, errno.EACCES}
 _FIRST_PAUSE: Final = 0.0002
 _LONGEST_PAUSE: Final = 0.01
+
+
+@functools.lru_cache(maxsize=1024)
+def _request(kind: int, byte: int) -> bytes:
+    """What fcntl is asked for one byte."""
+    return _FLOCK.pack(kind, os.SEEK_SET, _BASE + byte, 1, 0, 0)
 
 
 class Locks(Protocol):
@@ -72,6 +82,19 @@ class Locks(Protocol):
         """In a forked child: forget the locks, which stay the parent's."""
 
 
+def _request(kind: int, start: int, length: int, *, linux: bool = _ON_LINUX) -> bytes:
+    """A `struct flock`: which lock on which bytes (length 0: to the end of all)."""
+    if linux:
+        return _LINUX.pack(kind, os.SEEK_SET, start, length, 0, 0)
+    return _BSD.pack(start, length, 0, kind, os.SEEK_SET, 0)
+
+
+def _kind(answer: bytes, *, linux: bool = _ON_LINUX) -> int:
+    """The kind of lock that a `struct flock` names."""
+    found: int = _LINUX.unpack(answer)[0] if linux else _BSD.unpack(answer)[3]
+    return found
+
+
 class ByteLocks:
     """Open-file-description locks on a description of its own. No lock here outlives its process."""
 
@@ -90,8 +113,7 @@ class ByteLocks:
         return hasattr(fcntl, "F_OFD_SETLK")
 
     def _call(self, command: int, kind: int, byte: int, length: int = 1) -> bytes:
-        request = _FLOCK.pack(kind, os.SEEK_SET, _BASE + byte, length, 0, 0)
-        return fcntl.fcntl(self._fd, command, request)
+        return fcntl.fcntl(self._fd, command, _request(kind, _BASE + byte, length))
 
     def identity(self) -> tuple[int, int]:
         """Device and inode of the file that the locks are on."""
@@ -129,14 +151,14 @@ class ByteLocks:
     def is_taken(self, byte: int, *, shared: bool = False) -> bool:
         """See `Locks`."""
         answer = self._call(self._get, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte)
-        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+        return bool(_kind(answer) != fcntl.F_UNLCK)
 
     def close(self) -> None:
         """See `Locks`."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             try:
-                fcntl.fcntl(fd, self._set, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _BASE, 0, 0, 0))
+                fcntl.fcntl(fd, self._set, _request(fcntl.F_UNLCK, _BASE, 0))
             finally:
                 os.close(fd)
 

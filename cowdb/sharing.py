@@ -136,6 +136,16 @@ def lock_file_path(path: str) -> str:
     return path + "-lock"
 
 
+def _static_locks(path: str, locks_type: type[ByteLocks]) -> ByteLocks:
+    """The locks of one who can write neither file: on the file where the others have theirs."""
+    if locks_type is not ByteLocks:
+        try:
+            return locks_type(lock_file_path(path), writable=False)
+        except OSError:
+            pass  # nobody has ever written here; where record locks have to do, a later writer is not kept out
+    return locks_type(path, writable=False)
+
+
 class FileSharing:
     """Byte locks on the data file, words in the lock file; see the module's text.
 
@@ -177,7 +187,7 @@ class FileSharing:
                 if not read_only:
                     raise
         if self.words is None:
-            self._locks = locks_type(path, writable=False)
+            self._locks = _static_locks(path, locks_type)
             self._enter_static(timeout)
             self._local = LocalSharing()
             self._local.publish(make(), b"")

@@ -34,9 +34,7 @@ class Loader:
     def __iter__(self):
         results = self.context.Queue()
         shares = [list(range(first, len(self.dataset), self.workers)) for first in range(self.workers)]
-        processes = [
-            self.context.Process(target=read_share, args=(self.dataset, share, results)) for share in shares
-        ]
+        processes = [self.context.Process(target=read_share, args=(self.dataset, share, results)) for share in shares]
         for process in processes:
             process.start()
         for _ in range(sum(map(len, shares))):
@@ -67,7 +65,7 @@ _database = None
 
 def start_worker(db):
     """For a pool: the database comes once, with the start of the worker."""
-    global _database
+    global _database  # noqa: PLW0603 - a pool gives its workers nothing else to keep things in
     _database = db
 
 

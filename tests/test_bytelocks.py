@@ -10,6 +10,7 @@ import time
 import pytest
 from child import Child, until
 
+from cowdb import bytelocks
 from cowdb.bytelocks import FIRST_BLOCK, INSIDE, NEXT, OPEN, STATIC, WRITER, ByteLocks, RecordLocks
 
 KINDS = [ByteLocks, RecordLocks] if ByteLocks.available() else [RecordLocks]
@@ -256,6 +257,15 @@ def test_two_descriptions_in_one_process_exclude_each_other(path):
     one.close()
     assert two.try_lock(WRITER)
     two.close()
+
+
+def test_a_request_is_laid_out_as_each_system_has_it():
+    """On Linux the kind comes first, on the BSDs and macOS the range."""
+    linux = bytelocks._request(1, 2, 3, linux=True)
+    assert (linux[:2], linux[8:16], linux[16:24]) == (b"\1\0", b"\2" + bytes(7), b"\3" + bytes(7))
+    bsd = bytelocks._request(1, 2, 3, linux=False)
+    assert (bsd[:8], bsd[8:16], bsd[20:22]) == (b"\2" + bytes(7), b"\3" + bytes(7), b"\1\0")
+    assert bytelocks._kind(linux, linux=True) == bytelocks._kind(bsd, linux=False) == 1
 
 
 def test_a_platform_without_them_is_noticed(monkeypatch):

@@ -188,7 +188,7 @@ def test_the_file_grows_and_shrinks_under_the_readers_of_another_process(path):
         assert db.check() == []
         for snapshot, *_ in held:
             snapshot.close()
-        for turn in range(5):
+        for _ in range(5):
             other("db[b'n'] = b'end'")
         assert os.path.getsize(path) < largest / 4
         assert db[b"n"] == b"end"
@@ -312,7 +312,11 @@ def test_when_the_survivor_only_closes_the_file_is_whole(path, point):
 
 @pytest.mark.parametrize("mode", ["full", "lazy"])
 def test_one_who_dies_while_he_takes_over_is_followed_by_the_next(path, mode):
-    with cowdb.open(path, durability=mode) as db, Child(path=path, mode=mode) as one, Child(path=path, mode=mode) as two:
+    with (
+        cowdb.open(path, durability=mode) as db,
+        Child(path=path, mode=mode) as one,
+        Child(path=path, mode=mode) as two,
+    ):
         db[b"n"] = b"0"
         for child in (one, two):
             child("db = cowdb.open(path, durability=mode)")
@@ -557,7 +561,7 @@ class Worker:
 @pytest.mark.guarantee
 def test_two_writers_and_four_readers_are_killed_and_stopped_at_any_moment(path):
     seed = int(os.environ.get("COWDB_SEED") or random.randrange(1 << 32))
-    print(f"COWDB_SEED={seed}")
+    print(f"COWDB_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
     rng = random.Random(seed)
     cowdb.open(path, page_size=4096).close()
     codes = [WRITER, WRITER, READER, READER, READER, READER]

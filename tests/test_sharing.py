@@ -10,13 +10,14 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from child import Child, until
 from test_lockfile import state
 
 from cowdb import sharing as sharing_module
-from cowdb.bytelocks import NEXT, OPEN, ByteLocks, RecordLocks
+from cowdb.bytelocks import NEXT, ByteLocks, RecordLocks
 from cowdb.errors import Error, LockTimeoutError
 from cowdb.lockfile import PINS_PER_BLOCK
 from cowdb.meta import encode
@@ -194,7 +195,8 @@ def test_a_process_that_dies_at_the_door_blocks_nobody(enter, child):
 
 
 def test_a_process_that_dies_while_it_makes_the_words_leaves_them_to_the_next(enter, child):
-    child.dies("FileSharing(path, read_only=False, mode=0o600, timeout=None, make=die, locks_type=getattr(bytelocks, kind))")
+    child("locks_type = getattr(bytelocks, kind)")
+    child.dies("FileSharing(path, read_only=False, mode=0o600, timeout=None, make=die, locks_type=locks_type)")
     mine = enter()
     assert mine.first
     assert mine.published_meta(mine.published).transaction == 5
@@ -384,8 +386,9 @@ def test_a_wait_that_was_given_up_leaves_nothing_behind(enter, child):
 
 
 @pytest.fixture
-def static(enter, monkeypatch):
-    """Come in where nothing can be written beside the data file."""
+def static(enter, path, monkeypatch):
+    """Come in where nothing can be written beside the data file; others were here before."""
+    Path(lock_file_path(path)).touch()
 
     def come_in(**options):
         def refuse(*_):
@@ -430,6 +433,12 @@ def test_such_a_reader_waits_for_the_writer(static, child):
     with pytest.raises(LockTimeoutError):
         child("s.lock_writer(0.05)")
     mine.leave(nothing)
+
+
+def test_without_a_lock_file_a_read_only_medium_can_be_read(static, path):
+    os.remove(lock_file_path(path))
+    mine = static()
+    assert mine.published_meta(mine.published).transaction == 5
 
 
 def test_a_killed_reader_of_this_kind_is_in_nobodys_way(enter, child):
@@ -479,7 +488,3 @@ def test_a_file_that_nobody_else_can_see_has_the_same_words():
     alone.leave(lambda: settled.append(1))
     assert settled == [1]
     alone.abandon()
-
-
-def test_the_door_is_the_first_byte():
-    assert OPEN == 0
