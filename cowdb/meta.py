@@ -57,6 +57,13 @@ class Meta:
     carried: tuple[CarriedRun, ...]
     optional_features: int = 0
 
+    def with_durable(self, durable: int) -> Meta:
+        """The same state, with another `durable`."""
+        return Meta(
+            self.page_size, self.database_id, self.transaction, durable, self.page_count, self.commit_time,
+            self.main, self.catalog, self.free, self.carried, self.optional_features,
+        )  # fmt: skip
+
 
 def encode(meta: Meta, slot: int) -> bytes:
     """The page of `meta` for slot 0 or 1, checksum included. O(page size)."""

@@ -27,7 +27,6 @@ that is not D's (I8), so the last durable state survives any crash.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import itertools
 import threading
@@ -380,7 +379,7 @@ class Pager:
                 words.durable = (published.transaction, slot)
                 slot = 1 - slot
             known = transaction
-        meta = dataclasses.replace(newest.meta, durable=known)
+        meta = newest.meta.with_durable(known)
         raw = meta_page.encode(meta, slot)
         self.failpoint("write meta")
 
@@ -716,7 +715,7 @@ class Pager:
         if pages < self._file_pages:
             self._cut_to(pages)
         slot = 1 - durable[1]
-        clean = dataclasses.replace(meta, durable=meta.transaction)
+        clean = meta.with_durable(meta.transaction)
         self._write_meta(slot, meta_page.encode(clean, slot), _NOTHING_LOST)
         self._flush(_NOTHING_LOST)
 
