@@ -14,6 +14,7 @@ A failpoint that kills: ``other("die_at('flush')")`` for the database `db` of th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import select
@@ -87,10 +88,8 @@ class Child:
         self.process.kill()
         self.process.wait(PATIENCE)
         for pipe in (self.process.stdin, self.process.stdout):
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
 
 
 def until(condition):
@@ -105,7 +104,7 @@ def until(condition):
 
 
 def serve():
-    import cowdb  # noqa: PLC0415 - in the child only
+    import cowdb
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed does not disturb the answers
