@@ -54,12 +54,6 @@ _FIRST_PAUSE: Final = 0.0002
 _LONGEST_PAUSE: Final = 0.01
 
 
-@functools.lru_cache(maxsize=1024)
-def _request(kind: int, byte: int) -> bytes:
-    """What fcntl is asked for one byte."""
-    return _FLOCK.pack(kind, os.SEEK_SET, _BASE + byte, 1, 0, 0)
-
-
 class Locks(Protocol):
     """Locks on numbered bytes, each for as long as its holder lives."""
 
@@ -82,6 +76,7 @@ class Locks(Protocol):
         """In a forked child: forget the locks, which stay the parent's."""
 
 
+@functools.lru_cache(maxsize=1024)
 def _request(kind: int, start: int, length: int, *, linux: bool = _ON_LINUX) -> bytes:
     """A `struct flock`: which lock on which bytes (length 0: to the end of all)."""
     if linux:
