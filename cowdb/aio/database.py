@@ -6,7 +6,8 @@ A `Database` owns a handle of the engine, a pool of threads that read, and the q
     Database ----+-- a queue of tasks      its first one writes, in a thread of its own
                  +-- cowdb.Database        made with a short lock timeout, so that no thread is lost in a lock
 
-It belongs to no event loop: any loop may use it, also several at once, each in its thread.
+It belongs to no event loop: any loop may use it, also several at once, each in its thread.  A child after a fork
+makes a pool and a queue of its own, and the engine's handle opens the file again.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import asyncio
 import functools
 import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, overload
 
 from cowdb import database as engine
-from cowdb.aio.trees import Transaction, WriteTransaction, refuse_fork
+from cowdb.aio.trees import Transaction, WriteTransaction
 from cowdb.aio.waiting import SHORT_SPELL, Block, Queue, Turn, alone, settle
 from cowdb.errors import ClosedError, Error, LockTimeoutError
 
@@ -55,15 +56,20 @@ class OpenOptions(TypedDict, total=False):
 class Database:
     """A handle of one open file; made by `cowdb.aio.open`, safe to use from any task and any event loop."""
 
-    def __init__(self, below: engine.Database, pool: ThreadPoolExecutor, lock_timeout: float | None) -> None:
+    def __init__(self, below: engine.Database, threads: int, lock_timeout: float | None) -> None:
         self._below = below
-        self._pool = pool
+        self._threads = threads
         self._lock_timeout = lock_timeout
-        self._queue = Queue()
-        self._process = os.getpid()
-        self._mutex = threading.Lock()
         self._closing = False  # no new work
         self._ended = False  # no calls
+        self._start()
+
+    def _start(self) -> None:
+        """Have threads, and nobody in them. Again in a child after a fork, to which none of them came along."""
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="cowdb-read")
+        self._queue = Queue()
+        self._mutex = threading.Lock()
+        self._process = os.getpid()
 
     # ------------------------------------------------------------ what it is
 
@@ -85,13 +91,13 @@ class Database:
     # ------------------------------------------------------------ threads
 
     def _refuse_closed(self) -> None:
-        refuse_fork(self._process)
+        if self._process != os.getpid():
+            self._start()
         if self._closing:
             raise ClosedError(f"the database {self.path!r} is closed")
 
     def _submit(self, function: Callable[..., _T], *arguments: Any) -> Future[_T]:
         """Have a thread of the pool call `function`, also while the database waits to be closed."""
-        refuse_fork(self._process)
         with self._mutex:
             if self._ended:
                 raise ClosedError(f"the database {self.path!r} is closed")
@@ -135,6 +141,8 @@ class Database:
         return Block(self._read)
 
     async def _read(self) -> Transaction:
+        if self._process != os.getpid():
+            await self.count()  # the engine opens the file again: not in the loop
         self._refuse_closed()
         return Transaction(self._below.read(), self._submit)
 
@@ -201,6 +209,7 @@ class Database:
                 if turn.stopped:
                     draft.abort()
                     raise ClosedError("the database was closed")
+                self._queue.pass_on(turn)
             return result
 
         return await self._in_turn(work)
@@ -262,10 +271,9 @@ class Database:
         tasks: their write transaction is aborted, the database is closed, and
         `CancelledError` comes out.
         """
-        self._closing = True
         if self._process != os.getpid():
-            self._below.close()  # the parent's: none of its threads are here
-            return
+            self._start()
+        self._closing = True
         for turn in self._queue.turns():
             if turn.task() is asyncio.current_task():
                 turn.give_up()
@@ -285,7 +293,8 @@ class Database:
             turn.give_up()
 
     def _finish(self) -> None:
-        """Wait for the calls that are running, and let the file go. In a thread."""
+        """Wait for the commits and calls that are running, and let the file go. In a thread."""
+        wait(self._queue.commits())
         with self._mutex:
             self._ended = True
         self._pool.shutdown()
@@ -329,7 +338,8 @@ def open_on(disk: Disk, path: str | os.PathLike[str], *, threads: int = 4, **opt
 
 
 async def _open(opener: Callable[..., engine.Database], threads: int, options: Any) -> Database:
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="cowdb-read")
+    if threads < 1:
+        raise ValueError(f"reading takes at least 1 thread, not {threads}")
     lock_timeout = options.get("lock_timeout")
     turn = Turn(lock_timeout or 0.0)
     opened: list[engine.Database] = []
@@ -344,4 +354,4 @@ async def _open(opener: Callable[..., engine.Database], threads: int, options: A
         for below in opened:  # cancelled in the moment in which it was open
             await alone(below.close)
         raise
-    return Database(opened[0], pool, lock_timeout)
+    return Database(opened[0], threads, lock_timeout)

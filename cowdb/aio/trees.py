@@ -42,9 +42,9 @@ _MISSING: Final = object()
 
 
 def refuse_fork(process: int) -> None:
-    """Raise `ForkedError` unless this is `process`: a child has none of its parent's threads."""
+    """Raise `ForkedError` unless this is `process`: a child has none of its parent's threads and transactions."""
     if process != os.getpid():
-        raise ForkedError("this was opened before a fork; open the database again in the child process")
+        raise ForkedError("this transaction was begun before a fork, by the parent process")
 
 
 class _Readable(abc.ABC):
@@ -194,11 +194,13 @@ class Transaction(Tree):
     def __init__(self, below: engine.Transaction, submit: Callable[..., Future[Any]]) -> None:
         """`submit` has a thread of the handle's pool call something."""
         self.below = below
+        self._process = os.getpid()
         self._submit = submit
         self._use = Use(below.close)
 
     def submit(self, function: Callable[..., _T], *arguments: Any) -> Future[_T]:
         """Have a thread of the pool call `function`, unless the snapshot has ended by then."""
+        refuse_fork(self._process)
         return self._submit(self._use.call, function, *arguments)
 
     @property
@@ -374,14 +376,19 @@ class WriteTransaction(WriteTree):
             await self.abort()
             raise
 
-    def _end(self, function: Callable[[], None]) -> bool:
-        """Have the thread call `function` as its last, and let the next writer come; False if it has a last one."""
+    def _end(self, function: Callable[[], None], *, commits: bool = False) -> bool:
+        """Have the thread call `function` as its last; False if it has a last one. The next writer comes after it.
+
+        If it `commits`, he may come at once: the engine knows when.
+        """
         refuse_fork(self._process)
         with self._mutex:
             if self._last is not None:
                 return False
             queue, turn = self._queue, self._turn
             self._last = self._thread.submit(function)
+            if commits:
+                queue.pass_on(turn)
             self._last.add_done_callback(lambda _: queue.leave(turn))
             self._thread.shutdown(wait=False)
             return True
@@ -440,7 +447,7 @@ class WriteTransaction(WriteTree):
         A cancellation does not stop it: `CancelledError` comes out when it is
         done, and it may have been committed.  Raises as `cowdb.WriteTransaction.commit`.
         """
-        if not self._end(self.below.commit):
+        if not self._end(self.below.commit, commits=True):
             raise ClosedError(self._lost or "this transaction has ended already")
         await self._ended()
 

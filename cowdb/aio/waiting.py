@@ -6,9 +6,11 @@ Two ways to wait for what a thread does:
     what writes          cancelled --> the thread is told, awaited to its end, then `CancelledError` comes out
 
 The tasks of one handle queue here for the writer lock, first come, first served.  Only the first of them has a
-thread, in which it waits for the writers of other handles:
+thread, in which it waits for the writers of other handles.  A commit lets the next one come when it begins, not when it
+ends, since the engine hands the lock on as soon as it can, and lets commits share a flush:
 
-    task 3 --> task 2 --> task 1: a thread, in spells --> the writer lock of the file
+    task 4 --> task 3 --> task 2: a thread, in spells --> the writer lock of the file
+                          task 1: committing
 
 It waits there in short spells, since a thread cannot be called back from a lock: between two spells it looks whether
 anybody still wants what it waits for.
@@ -87,6 +89,7 @@ class Turn:
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
         self.came: Future[None] = Future()
+        self.gone: Future[None] = Future()
         self.over = False  # do not wait any longer
         self.stopped = False  # do not work any longer
         self.abort: Callable[[], Callable[[], object] | None] | None = None  # weak: ends an open transaction
@@ -137,6 +140,7 @@ class Queue:
     def __init__(self) -> None:
         self._mutex = threading.RLock()  # a finalizer may leave while its thread is in here
         self._turns: deque[Turn] = deque()
+        self._committing: set[Turn] = set()
 
     def turns(self) -> list[Turn]:
         """All of them, first come first."""
@@ -152,12 +156,27 @@ class Queue:
             self._turns.append(turn)
             self._call_next()
 
+    def pass_on(self, turn: Turn) -> None:
+        """Let the next one come: this one only commits."""
+        with self._mutex:
+            self._committing.add(turn)
+            self._turns.remove(turn)
+            self._call_next()
+
     def leave(self, turn: Turn) -> None:
         """Let the next one come. Harmless when repeated."""
         with self._mutex:
+            self._committing.discard(turn)
             if turn in self._turns:
                 self._turns.remove(turn)
             self._call_next()
+            if not turn.gone.done():
+                turn.gone.set_result(None)
+
+    def commits(self) -> list[Future[None]]:
+        """What tells that those have left who are committing now."""
+        with self._mutex:
+            return [turn.gone for turn in self._committing]
 
     def _call_next(self) -> None:
         if self._turns and not self._turns[0].came.done():
