@@ -27,6 +27,7 @@ import os
 import struct
 import sys
 import time
+import weakref
 from typing import Final, Protocol
 
 try:
@@ -100,6 +101,8 @@ class ByteLocks:
 
         Without `writable` only shared locks can be had.
         """
+        self._fd = -1
+        _all.add(self)
         self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_CLOEXEC", 0))
 
     @staticmethod
@@ -174,6 +177,22 @@ class ByteLocks:
     @property
     def _get(self) -> int:
         return fcntl.F_OFD_GETLK
+
+
+_all: Final[weakref.WeakSet[ByteLocks]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a child: keep no lock of the parent's alive.
+
+    Also one of a file that another thread was just opening or closing, of which nobody but we know.
+    """
+    for locks in list(_all):
+        locks.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class RecordLocks(ByteLocks):

@@ -20,7 +20,7 @@ from loader import Loader, Records, add_one, read_here, read_one, start_worker
 
 import cowdb
 from cowdb import database as database_module
-from cowdb.bytelocks import ByteLocks
+from cowdb.bytelocks import INSIDE, ByteLocks
 from cowdb.errors import Error, ForkedError, LockTimeoutError, PoisonedError
 from cowdb.recovery import believe
 from cowdb.sharing import lock_file_path
@@ -735,6 +735,49 @@ def fork():
         finally:
             os.kill(grandchild, signal.SIGKILL)
     assert checked(path)[b"n"] == b"1"
+
+
+OPENING_WHILE_FORKING = """
+import threading
+from cowdb.sharing import FileSharing
+
+entered, go_on, enter = threading.Event(), threading.Event(), FileSharing._enter
+
+def enter_slowly(*arguments):
+    enter(*arguments)
+    entered.set()
+    go_on.wait()
+
+FileSharing._enter = enter_slowly
+threading.Thread(target=lambda: cowdb.open(path), daemon=True).start()
+entered.wait()
+
+def fork():
+    ready, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(tell, b"!")
+        signal.pause()
+        os._exit(0)
+    os.read(ready, 1)
+    return pid
+"""
+
+
+def test_a_fork_while_another_thread_opens_the_file_takes_no_lock_along(path):
+    """The story: the child kept the locks of a database that was half open, also after its parent was killed."""
+    cowdb.open(path).close()
+    with Child(path=path) as parent:
+        parent(OPENING_WHILE_FORKING)
+        grandchild = parent("fork()")
+        try:
+            parent.kill()
+            locks = ByteLocks(path, writable=True)
+            assert not locks.is_taken(INSIDE)
+            locks.close()
+        finally:
+            os.kill(grandchild, signal.SIGKILL)
+    checked(path)
 
 
 def test_a_child_of_a_child(path):
