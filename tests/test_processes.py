@@ -481,7 +481,7 @@ def loop(seconds):
                 child("db = cowdb.open(path, durability=mode)")
                 child(loop)
             for child in children:
-                child.begin("loop(1.2)")
+                child.begin("loop(0.8)")
             turns = [child.end() for child in children]
         finally:
             for child in children:
@@ -588,7 +588,7 @@ def test_two_writers_and_four_readers_are_killed_and_stopped_at_any_moment(path)
 
     workers = [start(index) for index in range(6)]
     try:
-        end = time.monotonic() + 8
+        end = time.monotonic() + 6
         while time.monotonic() < end:
             time.sleep(rng.random() * 0.3)
             for worker in workers:
