@@ -16,6 +16,11 @@ ROWS = {
     "opening": ["open, get, close", "the same, read-only"],
     "memory": ["random reads"],
     "old_reader": ["growth under an old reader"],
+    "sharing": [
+        "durable transactions, 16 threads",
+        "random gets while a process commits, 2 processes",
+        "lazy commit, 20 snapshots in 4 processes: added ms",
+    ],
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import harness
 
-NAMES = ("sqlite", "opening", "memory", "old_reader")
+NAMES = ("sqlite", "opening", "memory", "old_reader", "sharing")
 
 
 def main() -> int:
