@@ -233,6 +233,7 @@ class WriteTransaction(WriteTree):
         """In a forked child: the transaction is the parent's, so every use of the file raises."""
         for writer in self._draft.writers():
             writer.space = FORKED
+            writer.page = None  # nor may what is dirty be looked at
         # A page that is dirty lies in memory, where a change would look at no file: so let each ask first.
         self._draft.changes.budget = -1
         self._draft.changes.spill = refuse

@@ -1,0 +1,1222 @@
+"""The public database: opening of every kind, locks between handles, threads and processes, fork, pickle, closing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+import weakref
+
+import pytest
+
+import cowdb
+from cowdb import database as database_module
+from cowdb import format as fmt
+from cowdb.checksum import crc32c
+from cowdb.database import open_on
+from cowdb.storage import FileDisk
+from cowdb.testing import MemoryDisk
+
+fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def in_thread(work):
+    """Run `work` in another thread; what it returned or raised."""
+    result = []
+
+    def run():
+        try:
+            result.append(work())
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the test looks at it
+            result.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "it waits for ever"
+    return result[0]
+
+
+def until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.002)
+
+
+class Child:
+    """Another Python that runs `code` with a database in `path`; it says "ready" and ends when told to."""
+
+    def __init__(self, code, path, *options):
+        program = f"import sys, cowdb, os\npath = sys.argv[1]\n{code}\nprint('ready', flush=True)\nsys.stdin.read()\n"
+        self.process = subprocess.Popen(
+            [sys.executable, *options, "-c", program, str(path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        line = self.process.stdout.readline()
+        assert line == "ready\n", self.process.stderr.read()
+
+    def end(self):
+        out, err = self.process.communicate(timeout=30)
+        assert self.process.returncode == 0, err
+        return out
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def child(code, path):
+    process = Child(code, path)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+# ---------------------------------------------------------------- opening: arguments
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"page_size": 0}, ValueError),
+        ({"page_size": 1000}, ValueError),
+        ({"page_size": 65536}, ValueError),
+        ({"page_size": 8192.0}, TypeError),
+        ({"page_size": "8192"}, TypeError),
+        ({"page_size": None}, TypeError),
+        ({"durability": "none"}, ValueError),
+        ({"durability": None}, ValueError),
+        ({"durability": ["full"]}, ValueError),
+        ({"max_size": 0}, ValueError),
+        ({"max_size": -1}, ValueError),
+        ({"max_size": 16 * 8192 - 1}, ValueError),
+        ({"max_size": 1e9}, TypeError),
+        ({"max_size": "1G"}, TypeError),
+        ({"mode": "0600"}, TypeError),
+        ({"mode": None}, TypeError),
+        ({"lock_timeout": "1"}, TypeError),
+        ({"unknown": 1}, TypeError),
+    ],
+)
+def test_a_wrong_argument_is_refused_and_makes_no_file(tmp_path, options, error):
+    with pytest.raises(error):
+        cowdb.open(tmp_path / "db", **options)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", [b"db", 3, None, ["db"]])
+def test_a_path_is_a_str_or_a_path(path):
+    with pytest.raises(TypeError):
+        cowdb.open(path)
+
+
+def test_a_pathlike_of_bytes_is_refused():
+    class Bytes:
+        def __fspath__(self):
+            return b"db"
+
+    with pytest.raises(TypeError, match="str"):
+        cowdb.open(Bytes())
+
+
+def test_a_str_and_a_path_are_as_good(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with cowdb.open("db") as db:
+        assert db.path == str(tmp_path / "db")
+        db[b"a"] = b"1"
+    with cowdb.open(pathlib.Path("db")) as db:
+        assert db[b"a"] == b"1"
+
+
+# ---------------------------------------------------------------- opening: files
+
+
+def test_the_file_has_the_permissions_that_were_asked_for(tmp_path):
+    for mode in (0o600, 0o640):
+        with cowdb.open(tmp_path / f"db{mode}", mode=mode):
+            pass
+        assert (tmp_path / f"db{mode}").stat().st_mode & 0o777 == mode & ~umask()
+    assert sorted(os.listdir(tmp_path)) == ["db384", "db384-lock", "db416", "db416-lock"]  # nothing else is left
+
+
+def umask():
+    old = os.umask(0)
+    os.umask(old)
+    return old
+
+
+@pytest.mark.parametrize("options", [{"create": False}, {"read_only": True}])
+def test_without_leave_to_create_a_missing_file_stays_missing(tmp_path, options):
+    with pytest.raises(FileNotFoundError, match="no such database"):
+        cowdb.open(tmp_path / "db", **options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_directory_is_not_made(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        cowdb.open(tmp_path / "missing" / "db")
+
+
+@pytest.mark.guarantee
+def test_a_directory_is_no_database(tmp_path):
+    for read_only in (False, True):
+        with pytest.raises(cowdb.NotADatabaseError, match="directory"):
+            cowdb.open(tmp_path, read_only=read_only)
+
+
+@pytest.mark.guarantee
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_database_and_nobody_waits_for_its_other_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read_only in (False, True):
+        with pytest.raises(OSError) as caught:
+            cowdb.open(tmp_path / "pipe", read_only=read_only)
+        assert caught.value.errno in (errno.EINVAL, errno.ENXIO)
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("content", [b"", b"\0", b"hello\n", bytes(8192), bytes(100_000), b"\x89COW\r\n\x1a\n" * 4])
+def test_another_file_is_called_no_database_and_not_touched(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    for read_only in (False, True):
+        with pytest.raises(cowdb.NotADatabaseError) as caught:
+            cowdb.open(path, read_only=read_only)
+        assert isinstance(caught.value, ValueError)
+        assert str(path) in str(caught.value)
+    assert path.read_bytes() == content
+    assert not database_module._cores
+
+
+def test_a_failed_opening_lets_the_file_go(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"no database")
+    for _ in range(3):
+        with pytest.raises(cowdb.NotADatabaseError):
+            cowdb.open(path)
+    path.unlink()
+    cowdb.open(path).close()
+
+
+@pytest.mark.guarantee
+def test_a_file_of_the_future_is_refused(tmp_path):
+    path = tmp_path / "db"
+    cowdb.open(path).close()
+    raw = bytearray(path.read_bytes())
+    for slot in (0, 1):
+        page = raw[slot * 8192 : (slot + 1) * 8192]
+        at = fmt.META.offset("format version")
+        page[at : at + 2] = (2).to_bytes(2, "little")
+        page[:4] = crc32c(bytes(page[4:])).to_bytes(4, "little")
+        raw[slot * 8192 : (slot + 1) * 8192] = page
+    path.write_bytes(raw)
+    with pytest.raises(cowdb.VersionError, match="newer cowdb"):
+        cowdb.open(path)
+    assert path.read_bytes() == raw
+
+
+@pytest.mark.guarantee
+def test_a_file_cut_at_any_length_gives_a_typed_error_or_the_data(tmp_path):
+    path = tmp_path / "db"
+    with cowdb.open(path, page_size=4096) as db, db.write() as transaction:
+        transaction.update((b"%03d" % number, b"v" * 100) for number in range(100))
+    whole = path.read_bytes()
+    for length in [0, 1, 31, 100, 4095, 4096, 5000, 8191, 8192, *range(8192, len(whole), 3000), len(whole) - 1]:
+        cut = tmp_path / "cut"
+        cut.write_bytes(whole[:length])
+        with contextlib.suppress(cowdb.Error), cowdb.open(cut) as db:
+            for key, value in db.read().items():
+                assert value == b"v" * 100, key
+        cut.unlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_file_that_may_only_be_read_says_how_to_open_it(tmp_path, monkeypatch):
+    path = tmp_path / "db"
+    with cowdb.open(path) as db:
+        db[b"a"] = b"1"
+
+    def refuse(self, path, *, read_only):
+        if not read_only:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opened(self, path, read_only=True)
+
+    opened = FileDisk.open
+    monkeypatch.setattr(FileDisk, "open", refuse)
+    with pytest.raises(cowdb.ReadOnlyError, match="read_only=True"):
+        cowdb.open(path)
+    with cowdb.open(path, read_only=True) as db:
+        assert db[b"a"] == b"1"
+    monkeypatch.setattr(database_module.os, "access", lambda *_: False)
+    with pytest.raises(PermissionError):
+        cowdb.open(path)
+    monkeypatch.setattr(database_module.os, "access", lambda *_: 1 / 0)
+    monkeypatch.setattr(database_module.os, "stat", lambda *_: 1 / 0)
+
+    def broken(*_):
+        raise OSError
+
+    monkeypatch.setattr(database_module.os, "access", broken)
+    with pytest.raises(PermissionError):
+        cowdb.open(path)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs to be root, to be somebody else")
+def test_without_permission_a_plain_user_gets_an_os_error(tmp_path):
+    path = tmp_path / "db"
+    cowdb.open(path).close()
+    os.chmod(path, 0o600)
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            os.setuid(65534)
+            cowdb.open(path)
+        except PermissionError:
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_the_page_size_is_for_a_new_file_only(tmp_path):
+    with cowdb.open(tmp_path / "db", page_size=4096) as db:
+        assert db.info()["page_size"] == 4096
+        assert db.max_key_size == fmt.max_key_size(4096)
+    with cowdb.open(tmp_path / "db", page_size=32768) as db:
+        assert db.info()["page_size"] == 4096
+
+
+def test_clock_and_id_make_a_file_repeatable():
+    images = []
+    for _ in range(2):
+        disk = MemoryDisk()
+        with open_on(disk, "/db", clock=lambda: 5, database_id=b"i" * 16) as db:
+            db[b"a"] = b"1"
+        images.append(disk.content("/db"))
+    assert images[0] == images[1]
+    with open_on(disk, "/db") as db:
+        assert db.info()["database_id"] == (b"i" * 16).hex()
+
+
+# ---------------------------------------------------------------- two handles in one process
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("kind", ["same path", "symbolic link", "hard link", "relative path"])
+def test_two_handles_of_one_file_are_one_database(database, tmp_path, monkeypatch, kind):
+    first = database()
+    other = tmp_path / "other"
+    if kind == "symbolic link":
+        other.symlink_to(first.path)
+    elif kind == "hard link":
+        os.link(first.path, other)
+    elif kind == "relative path":
+        monkeypatch.chdir(tmp_path)
+        other = "test.cowdb"
+    else:
+        other = first.path
+    second = cowdb.open(other)
+    first[b"a"] = b"1"
+    assert second[b"a"] == b"1"
+    with second.write() as transaction:
+        with pytest.raises(cowdb.Error, match="open already"):
+            first.write()
+        transaction[b"b"] = b"2"
+    assert first[b"b"] == b"2"
+    first.close()
+    assert second[b"a"] == b"1"
+    second[b"c"] = b"3"
+    second.close()
+    assert second.closed
+    assert not database_module._cores
+
+
+def test_a_read_only_handle_reads_what_the_other_writes(database):
+    writer = database()
+    reader = cowdb.open(writer.path, read_only=True)
+    writer[b"a"] = b"1"
+    assert reader[b"a"] == b"1"
+    with pytest.raises(cowdb.ReadOnlyError):
+        reader.write()
+    with pytest.raises(cowdb.ReadOnlyError):
+        reader[b"a"] = b"2"
+    reader.sync()
+    assert reader.check() == []
+    reader.close()
+
+
+def test_a_file_that_is_open_for_reading_is_not_opened_for_writing_beside_it(database):
+    database().close()
+    reader = database(read_only=True)
+    with pytest.raises(cowdb.ReadOnlyError, match="close that handle first"):
+        database()
+    reader.close()
+    database()[b"a"] = b"1"
+
+
+def test_read_only(database, tmp_path):
+    with database() as db:
+        db[b"a"] = b"1"
+    before = (tmp_path / "test.cowdb").read_bytes()
+    db = database(read_only=True)
+    assert db[b"a"] == b"1"
+    assert db.info()["read_only"]
+    assert db.check() == []
+    with pytest.raises(cowdb.ReadOnlyError) as caught:
+        db.write()
+    assert caught.value.errno == errno.EROFS
+    db.sync()
+    db.copy(tmp_path / "copy")
+    db.close()
+    assert (tmp_path / "test.cowdb").read_bytes() == before
+
+
+def test_a_read_only_pager_refuses_by_itself(database):
+    database().close()
+    db = database(read_only=True)
+    pager = db._core.pager
+    with pytest.raises(cowdb.ReadOnlyError):
+        pager.begin()
+    pager.sync()
+
+
+# ---------------------------------------------------------------- other processes
+
+
+@pytest.mark.guarantee
+def test_another_process_waits_for_the_writer_here_only_as_long_as_it_was_told(tmp_path):
+    path = tmp_path / "db"
+    other = Child("db = cowdb.open(path)\ndb[b'a'] = b'1'\nt = db.write()\nt[b'a'] = b'2'", path)
+    with cowdb.open(path, lock_timeout=0.05) as db:
+        assert db[b"a"] == b"1"
+        for timeout in (None, 0, 0.05):
+            with pytest.raises(cowdb.LockTimeoutError) as caught:
+                db.write(timeout=timeout)
+        assert caught.value.holder == other.process.pid
+        other.kill()
+        with db.write(timeout=20) as transaction:  # the kernel lets go of the locks of the dead
+            assert transaction[b"a"] == b"1"
+            transaction[b"b"] = b"2"
+        assert db.check() == []
+    with cowdb.open(path) as db:
+        assert db[b"b"] == b"2"
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("durability", ["full", "lazy"])
+def test_kill_9_of_the_process_that_has_it(tmp_path, durability):
+    path = tmp_path / "db"
+    code = f"""
+db = cowdb.open(path, durability={durability!r}, page_size=4096)
+for number in range(50):
+    db[b'%d' % number] = b'x' * 500
+open_transaction = db.write()
+open_transaction[b'uncommitted'] = b'y' * 100_000
+"""
+    with child(code, path) as other:
+        other.kill()
+    with cowdb.open(path, lock_timeout=10) as db:
+        assert len(db) == 50
+        assert db.check() == []
+        db[b"after"] = b"1"
+        assert db.check() == []
+
+
+@pytest.mark.guarantee
+def test_kill_9_in_the_middle_of_commits(tmp_path):
+    path = tmp_path / "db"
+    code = """
+import threading
+db = cowdb.open(path, page_size=4096)
+def work():
+    number = 0
+    while True:
+        with db.write() as t:
+            t[b'a'] = b'%d' % number; t[b'%d' % (number % 500)] = b'v' * (number % 3000); t[b'b'] = b'%d' % number
+        number += 1
+threading.Thread(target=work, daemon=True).start()
+"""
+    for delay in (0.05, 0.15, 0.3):
+        with child(code, path) as other:
+            time.sleep(delay)
+            other.kill()
+        with cowdb.open(path, lock_timeout=10) as db:
+            with db.read() as snapshot:
+                assert snapshot.get(b"a") == snapshot.get(b"b")
+            assert db.check() == []
+            db[b"check"] = b"1"
+            assert db.check() == []
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_used(tmp_path, monkeypatch):
+    path = tmp_path / "db"
+    cowdb.open(path).close()
+    cowdb.open(tmp_path / "other").close()
+    real = database_module.FileSharing
+
+    def replaced(*arguments, **options):
+        os.replace(tmp_path / "other", path)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(database_module, "FileSharing", replaced)
+    with pytest.raises(cowdb.Error, match="replaced"):
+        cowdb.open(path)
+    monkeypatch.setattr(database_module, "FileSharing", real)
+    cowdb.open(path).close()
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("what", ["renamed", "removed", "replaced"])
+def test_a_file_that_is_renamed_removed_or_replaced_while_it_is_open(tmp_path, what):
+    path = tmp_path / "db"
+    db = cowdb.open(path)
+    db[b"a"] = b"1"
+    if what == "renamed":
+        os.rename(path, tmp_path / "elsewhere")
+    elif what == "removed":
+        os.unlink(path)
+    else:
+        cowdb.open(tmp_path / "new").close()
+        os.replace(tmp_path / "new", path)
+    assert db[b"a"] == b"1"  # what is open can be read
+    with pytest.raises(cowdb.Error, match="replaced, renamed or deleted"):
+        db[b"b"] = b"2"
+    assert db[b"a"] == b"1"
+    db.close()
+    with cowdb.open(path) as other:  # and the path leads to another database now
+        assert len(other) == 0
+        other[b"c"] = b"3"
+        assert other.check() == []
+    if what == "renamed":
+        with cowdb.open(tmp_path / "elsewhere") as db:
+            assert db[b"a"] == b"1"
+            assert db.check() == []
+
+
+# ---------------------------------------------------------------- fork
+
+
+@fork
+@pytest.mark.guarantee
+def test_transactions_refuse_in_a_forked_child_and_the_parent_is_unharmed(database):
+    """LMDB ITS 8505, 8844: close after fork damaged the parent."""
+    db = database()
+    db[b"a"] = b"1"
+    reader = db.read()
+    tree = reader.tree  # noqa: F841
+    writer = db.write()
+    writer[b"b"] = b"2"
+    cursor = reader.cursor()
+    cursor.first()
+
+    def in_child():
+        for act in (lambda: reader[b"a"], lambda: list(reader), reader.trees, lambda: reader.get_view(b"a"),
+                    lambda: cursor.seek(b"a"), lambda: writer[b"x"], writer.commit):  # fmt: skip
+            with pytest.raises(cowdb.ForkedError):
+                act()
+        writer.abort()
+        reader.close()
+        assert db[b"a"] == b"1"  # the handle opens the file again by itself
+        assert len(db) == 1
+        with pytest.raises(cowdb.LockTimeoutError):
+            db.write(timeout=0)
+        db.close()
+        db.close()
+
+    child_does(in_child)
+    assert reader[b"a"] == b"1"
+    writer.commit()
+    assert db[b"b"] == b"2"
+    reader.close()
+    assert db.check() == []
+
+
+@fork
+@pytest.mark.guarantee
+def test_the_end_of_a_block_in_a_forked_child_commits_nothing(database):
+    """The story: a child that was forked inside a `with db.write()` came to the end of the block and committed, too."""
+    db = database()
+    db[b"a"] = b"1"
+    with db.write() as transaction:
+        transaction[b"a"] = b"2"
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                transaction.__exit__(None, None, None)
+            except cowdb.ForkedError:
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert db[b"a"] == b"1"
+    assert db[b"a"] == b"2"
+
+
+@fork
+@pytest.mark.guarantee
+def test_a_child_opens_the_file_anew_and_shares_it_with_its_parent(tmp_path):
+    path = tmp_path / "db"
+    db = cowdb.open(path)
+    db[b"a"] = b"1"
+
+    def in_child():
+        with cowdb.open(path, lock_timeout=10) as again:
+            assert again[b"a"] == b"1"
+            again[b"b"] = b"2"
+
+    child_does(in_child)
+    assert db[b"b"] == b"2"
+    db[b"c"] = b"3"
+    assert db.check() == []
+    db.close()
+
+
+@fork
+def test_a_child_that_lives_on_does_not_keep_the_file_locked(tmp_path):
+    path = tmp_path / "db"
+    db = cowdb.open(path)
+    out, into = os.pipe()
+
+    def in_parent():
+        os.close(out)
+        db.close()
+        cowdb.open(path).close()
+        os.close(into)
+
+    def in_child():
+        os.close(into)
+        os.read(out, 1)
+
+    child_does(in_child, in_parent)
+
+
+@fork
+def test_a_fork_while_other_threads_are_at_work(database):
+    """Locks that another thread of the parent holds are held for ever in the child, so it must not touch them."""
+    db = database()
+    db[b"a"] = b"1"
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            db[b"a"] = b"1"
+            with db.read() as snapshot:
+                snapshot.get(b"a")
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(15):
+            reader = db.read()
+
+            def in_child(reader=reader):
+                with pytest.raises(cowdb.ForkedError):
+                    reader[b"a"]
+                reader.close()
+                assert db[b"a"] == b"1"
+                db.close()
+                gc.collect()
+
+            child_does(in_child)
+            reader.close()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def child_does(work, meanwhile=lambda: None):
+    """Fork; the child does `work` and must end well within half a minute."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork with threads, from Python 3.12 on
+        pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            signal.alarm(30)
+            work()
+            status = 0
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the test looks at it
+            os.write(2, repr(error).encode())
+        finally:
+            os._exit(status)
+    meanwhile()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+# ---------------------------------------------------------------- pickle
+
+
+def test_a_database_pickles_as_path_and_options(database):
+    db = database(durability="lazy", max_size=1 << 30)
+    db[b"a"] = b"1"
+    again = pickle.loads(pickle.dumps(db))
+    assert again[b"a"] == b"1"
+    assert again.info()["durability"] == "lazy"
+    assert again.path == db.path
+    again.close()
+    db.close()
+    third = pickle.loads(pickle.dumps(db))
+    assert third[b"a"] == b"1"
+    third.close()
+
+
+def test_a_pickle_creates_no_file(database):
+    db = database()
+    text = pickle.dumps(db)
+    db.close()
+    os.unlink(db.path)
+    with pytest.raises(FileNotFoundError):
+        pickle.loads(text)
+
+
+def test_a_database_on_a_disk_of_its_own_does_not_pickle():
+    with open_on(MemoryDisk(), "/db") as db, pytest.raises(TypeError):
+        pickle.dumps(db)
+
+
+def test_transactions_do_not_pickle(database):
+    db = database()
+    with db.read() as snapshot, pytest.raises(TypeError, match="Database"):
+        pickle.dumps(snapshot)
+    with db.write() as transaction, pytest.raises(TypeError, match="Database"):
+        pickle.dumps(transaction)
+
+
+# ---------------------------------------------------------------- writers
+
+
+def test_a_second_writer_in_one_thread_raises_at_once(database):
+    db = database()
+    with db.write():
+        with pytest.raises(cowdb.Error, match="open already"):
+            db.write()
+        with pytest.raises(cowdb.Error, match="open already"):
+            db[b"a"] = b"1"
+        with pytest.raises(cowdb.Error, match="open already"):
+            db.sync()
+        with pytest.raises(cowdb.Error, match="open already"):
+            db.check()
+    db[b"a"] = b"1"
+
+
+@pytest.mark.parametrize("how", ["argument", "option"])
+def test_a_writer_in_another_thread_waits_only_so_long(database, how):
+    db = database(lock_timeout=0.02 if how == "option" else None)
+    timeout = 0.02 if how == "argument" else None
+    with db.write() as transaction:
+        error = in_thread(lambda: db.write(timeout=timeout))
+        assert isinstance(error, cowdb.LockTimeoutError)
+        assert isinstance(error, TimeoutError)
+        transaction[b"a"] = b"1"
+    assert in_thread(lambda: db.write(timeout=1).abort()) is None
+    assert db[b"a"] == b"1"
+
+
+@pytest.mark.guarantee
+def test_writers_of_many_threads_take_turns_and_none_is_lost(database):
+    db = database(durability="lazy")
+
+    def work(name):
+        for _ in range(50):
+            with db.write() as transaction:
+                transaction[b"count"] = b"%d" % (int(transaction.get(b"count", b"0")) + 1)
+                transaction[name] = transaction[b"count"]
+
+    threads = [threading.Thread(target=work, args=(b"%d" % number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert db[b"count"] == b"300"
+
+
+@pytest.mark.guarantee
+def test_a_snapshot_never_changes_while_writers_go_on(database):
+    db = database(durability="lazy", page_size=4096)
+    with db.write() as transaction:
+        transaction.update((b"%04d" % number, b"0") for number in range(500))
+    stop = threading.Event()
+    errors = []
+
+    def read():
+        try:
+            while not stop.is_set():
+                with db.read() as snapshot:
+                    values = set(snapshot.values())
+                    assert len(values) == 1, values
+                    assert set(snapshot.values(reverse=True)) == values
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the test looks at it
+            errors.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(40):
+        with db.write() as transaction:
+            for key in list(transaction.keys()):
+                transaction[key] = b"%d" % number
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_a_durability_for_one_transaction(database):
+    db = database()
+    with db.write(durability="lazy") as transaction:
+        transaction[b"a"] = b"1"
+    assert db.stats().durable_transaction < db.stats().transaction
+    with pytest.raises(ValueError, match="durability"):
+        db.write(durability="some")
+    db.sync()
+    assert db.stats().durable_transaction == db.stats().transaction
+    with cowdb.open(db.path, durability="lazy") as lazy:
+        lazy[b"b"] = b"2"
+        assert lazy.stats().durable_transaction < lazy.stats().transaction
+        with lazy.write(durability="full") as transaction:
+            transaction[b"c"] = b"3"
+        assert lazy.stats().durable_transaction == lazy.stats().transaction
+
+
+# ---------------------------------------------------------------- forgotten transactions
+
+
+def test_a_forgotten_writer_warns_and_lets_the_lock_go(database):
+    db = database()
+    transaction = db.write()
+    transaction[b"a"] = b"1"
+    del transaction
+    with pytest.warns(ResourceWarning, match="forgotten"):
+        gc.collect()
+    db[b"b"] = b"2"
+    assert b"a" not in db
+
+
+def test_a_forgotten_reader_pins_nothing(database):
+    db = database()
+    snapshot = db.read()
+    assert db.stats().readers == 1
+    del snapshot
+    gc.collect()
+    assert db.readers() == []
+
+
+@pytest.mark.guarantee
+def test_a_forgotten_reader_may_be_collected_inside_the_gate(database):
+    """The story: the garbage collector ended a forgotten reader while the same thread was inside the gate's lock."""
+    db = database()
+    gate = db._core.pager.gate
+
+    def collected_inside():
+        snapshot = db.read()
+        with gate._lock:
+            del snapshot
+            gc.collect()
+
+    assert in_thread(collected_inside) is None
+    assert db.readers() == []
+
+
+def test_a_forgotten_writer_may_be_collected_inside_the_locks(database):
+    db = database()
+    core = db._core
+
+    def collected_inside():
+        transaction = db.write()
+        transaction[b"a"] = b"1"
+        with core.pager.gate._lock, core.pager.writer_lock._mutex, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            del transaction
+            gc.collect()
+
+    assert in_thread(collected_inside) is None
+    core.pager.writer_lock._act_on_notes()
+    db[b"b"] = b"1"
+
+
+def test_a_forgotten_database_lets_the_file_go(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    db[b"a"] = b"1"
+    del db
+    gc.collect()
+    assert not database_module._cores
+
+
+def test_a_writer_of_a_thread_that_died_does_not_stop_the_close(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    kept = []
+    in_thread(lambda: kept.append(db.write()))
+    db.close()
+    assert kept[0].closed
+    with cowdb.open(tmp_path / "db") as db:
+        assert len(db) == 0
+
+
+# ---------------------------------------------------------------- closing
+
+
+def test_close_ends_the_transactions(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    db[b"a"] = b"1"
+    reader = db.read()
+    writer = db.write()
+    writer[b"b"] = b"2"
+    db.close()
+    db.close()
+    assert reader.closed
+    assert writer.closed
+    for act in (lambda: reader[b"a"], lambda: writer.put(b"c", b"3"), writer.commit, db.read, db.write, db.sync,
+                db.stats, db.info, db.check, db.readers, lambda: db[b"a"], lambda: db.copy(tmp_path / "c"), db.__enter__,
+                lambda: db.max_key_size):  # fmt: skip
+        with pytest.raises(cowdb.ClosedError):
+            act()
+    assert "closed" in repr(db)
+    with cowdb.open(tmp_path / "db") as db:
+        assert dict(db.read().items()) == {b"a": b"1"}
+
+
+def test_close_waits_for_a_writer_in_another_thread(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    begun, go = threading.Event(), threading.Event()
+
+    def work():
+        with db.write() as transaction:
+            transaction[b"a"] = b"1"
+            begun.set()
+            go.wait(10)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait(10)
+    closer = threading.Thread(target=db.close)
+    closer.start()
+    time.sleep(0.05)
+    assert closer.is_alive()
+    go.set()
+    thread.join(10)
+    closer.join(10)
+    with cowdb.open(tmp_path / "db") as db:
+        assert db[b"a"] == b"1"
+
+
+@pytest.mark.parametrize("act", ["write", "sync", "check"])
+def test_who_waits_for_the_lock_while_the_database_is_closed_is_told_so(tmp_path, act):
+    """The story: a thread waited for the writer lock, another one closed the database, and the first one got the lock."""
+    db = cowdb.open(tmp_path / "db")
+    other = cowdb.open(tmp_path / "db")
+    holder = other.write()
+    waiting = []
+    thread = threading.Thread(target=lambda: waiting.append(catch(getattr(db, act))))
+    thread.start()
+    until(lambda: db._core is None or db._core.pager.writer_lock._waiting)
+    db.close()
+    holder.abort()
+    other.close()
+    thread.join(10)
+    assert isinstance(waiting[0], cowdb.ClosedError)
+    cowdb.open(tmp_path / "db").close()
+
+
+def catch(act):
+    try:
+        return act()
+    except BaseException as error:  # noqa: BLE001 - whatever it was, the test looks at it
+        return error
+
+
+def test_a_close_from_inside_a_check_is_refused(database):
+    db = database()
+    db[b"a"] = b"1"
+    caught = []
+
+    def progress(_done, _total):
+        caught.append(catch(db.close))
+
+    assert db.check(progress) == []
+    assert isinstance(caught[-1], cowdb.Error)
+    assert not db.closed
+
+
+def test_a_close_while_a_copy_goes_on_waits_for_its_end(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    db[b"a"] = b"x" * 100_000
+    db.copy(tmp_path / "copy", progress=lambda *_: db.close())
+    assert db.closed
+    assert not database_module._cores
+    with cowdb.open(tmp_path / "copy") as copy:
+        assert copy[b"a"] == b"x" * 100_000
+    cowdb.open(tmp_path / "db").close()
+
+
+def test_an_error_while_closing_lets_the_file_go_all_the_same(tmp_path, monkeypatch):
+    db = cowdb.open(tmp_path / "db")
+    db[b"a"] = b"1"
+
+    def fail():
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(db._core.storage, "flush", fail)
+    with pytest.raises(cowdb.PoisonedError):
+        db.close()
+    with cowdb.open(tmp_path / "db") as db:
+        assert db[b"a"] == b"1"
+
+
+def test_readers_of_many_threads_and_a_close(tmp_path):
+    for _ in range(10):
+        db = cowdb.open(tmp_path / "db")
+        db[b"a"] = b"1"
+        errors = []
+
+        def read(db=db, errors=errors):
+            try:
+                while True:
+                    with db.read() as snapshot:
+                        assert snapshot[b"a"] == b"1"
+            except cowdb.ClosedError:
+                pass
+            except BaseException as error:  # noqa: BLE001 - whatever it was, the test looks at it
+                errors.append(error)
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.01)
+        db.close()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+    assert not database_module._cores
+
+
+def test_a_core_that_a_finalizer_closes_in_the_moment_of_opening_is_opened_anew(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    core = db._core
+
+    class Vanishing(dict):
+        def get(self, key):
+            found = super().get(key)
+            if found is not None and not done:
+                done.append(1)
+                found.handles = 0
+                db._core = None
+                found.close_if_unused()
+            return found
+
+    done = []
+    cores = database_module._cores
+    database_module._cores = Vanishing(cores)
+    try:
+        again = cowdb.open(tmp_path / "db")
+        assert again._core is not core
+        again[b"a"] = b"1"
+        again.close()
+    finally:
+        database_module._cores = cores
+        cores.clear()
+
+
+# ---------------------------------------------------------------- views
+
+
+@pytest.mark.guarantee
+def test_a_view_pins_its_snapshot_as_long_as_it_is_held(database):
+    db = database(page_size=4096)
+    db[b"large"] = b"L" * 50_000
+    with db.read() as snapshot:
+        view = snapshot.get_view(b"large")
+    part = view[100:200]
+    for number in range(20):
+        db[b"large"] = b"%d" % (number % 10) * 50_000
+    assert bytes(part) == b"L" * 100
+    assert view == b"L" * 50_000
+    assert view.readonly
+    assert len(db.readers()) == 1
+    del view
+    gc.collect()
+    assert bytes(part) == b"L" * 100
+    assert len(db.readers()) == 1
+    del part
+    gc.collect()
+    assert db.readers() == []
+
+
+@pytest.mark.guarantee
+def test_a_view_is_good_also_after_the_database_was_closed(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    db[b"large"] = b"L" * 50_000
+    with db.read() as snapshot:
+        view = snapshot.get_view(b"large")
+    db.close()
+    assert view == b"L" * 50_000
+    with cowdb.open(tmp_path / "db") as again:  # the same core: somebody still looks at it
+        for number in range(10):
+            again[b"large"] = b"%d" % number * 50_000
+        assert view == b"L" * 50_000
+        assert len(again.readers()) == 1
+    assert database_module._cores
+    del view
+    gc.collect()
+    assert not database_module._cores
+
+
+def test_a_view_of_a_writer(database):
+    db = database()
+    db[b"large"] = b"L" * 50_000
+    with db.write() as transaction:
+        old = transaction.get_view(b"large")
+        transaction[b"new"] = b"N" * 50_000
+        new = transaction.get_view(b"new")
+        del transaction[b"large"]
+    for _ in range(5):
+        db[b"x"] = b"y" * 50_000
+    assert old == b"L" * 50_000
+    assert new == b"N" * 50_000
+    del old, new
+    gc.collect()
+
+
+def test_the_end_of_a_view_does_not_wait_for_an_opening(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    db[b"large"] = b"L" * 50_000
+    with db.read() as snapshot:
+        view = snapshot.get_view(b"large")
+    db.close()
+    held, go = threading.Event(), threading.Event()
+
+    def hold():
+        with database_module._registry_lock:
+            held.set()
+            go.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    view.release()
+    del view
+    gc.collect()
+    go.set()
+    thread.join()
+    cowdb.open(tmp_path / "db").close()
+    assert not database_module._cores
+
+
+# ---------------------------------------------------------------- conveniences, info
+
+
+def test_one_call_one_transaction(database):
+    db = database()
+    assert b"a" not in db
+    assert db.get(b"a") is None
+    assert db.get(b"a", b"?") == b"?"
+    with pytest.raises(cowdb.KeyNotFoundError):
+        db[b"a"]
+    db[b"a"] = b"1"
+    assert db[b"a"] == b"1"
+    assert bytearray(b"a") in db
+    assert len(db) == 1
+    del db[b"a"]
+    with pytest.raises(KeyError):
+        del db[b"a"]
+    assert len(db) == 0
+    assert db  # an empty database is true
+    with pytest.raises(TypeError):
+        iter(db)
+    with pytest.raises(TypeError, match="encode"):
+        db["a"] = b"1"
+    db[b"x"] = b"1"
+    assert db.stats().transaction == 4
+
+
+def test_an_exception_in_a_block_aborts(database):
+    db = database()
+    with pytest.raises(ZeroDivisionError), db.write() as transaction:
+        transaction[b"a"] = b"1"
+        raise ZeroDivisionError
+    assert transaction.closed
+    assert len(db) == 0
+
+
+def test_info_and_readers(database):
+    db = database(page_size=4096)
+    before = time.time()
+    with db.write() as transaction:
+        transaction.tree("genres", create=True)[b"rock"] = b"1"
+        transaction[b"a"] = b"1"
+    info = db.info()
+    assert info["path"] == db.path
+    assert info["format_version"] == 1
+    assert info["page_size"] == 4096
+    assert len(bytes.fromhex(info["database_id"])) == 16
+    assert info["transaction"] == info["durable_transaction"] == 2
+    assert before - 1 <= info["commit_time"] <= time.time() + 1
+    assert info["trees"] == ["genres"]
+    assert info["entries"] == 1
+    assert info["used_pages"] == 3
+    assert info["page_count"] == 2 + info["used_pages"] + info["free_pages"]
+    assert info["file_size"] == os.path.getsize(db.path)
+    assert info["max_key_size"] == db.max_key_size
+    assert info["durability"] == "full"
+    first, second = db.read(), db.read()
+    db[b"b"] = b"2"
+    assert db.readers() == [{"pid": os.getpid(), "transaction": 2, "users": 2, "behind": 1}]
+    first.close()
+    second.close()
+    assert db.readers() == []
+    assert repr(db) == f"<cowdb.Database {db.path!r}, full durability>"
+
+
+def test_check_tells_how_far_it_is(database):
+    db = database(page_size=4096)
+    with db.write() as transaction:
+        transaction.update((b"%06d" % number, b"v" * 200) for number in range(2000))
+    calls = []
+    assert db.check(lambda *call: calls.append(call)) == []
+    assert calls[-1][0] == calls[-1][1] >= 100
+
+
+def test_check_finds_damage(database, tmp_path):
+    db = database(page_size=4096)
+    db[b"a"] = b"1" * 100
+    with open(db.path, "r+b") as file:
+        file.seek(db._core.pager.meta.main.root.number * 4096 + 3000)
+        file.write(b"damage")
+    found = db.check()
+    assert found
+    with pytest.raises(cowdb.CorruptionError):
+        cowdb.open(tmp_path / "other")  # a file of its own is no trouble
+        with db.read() as snapshot:
+            snapshot._snapshot.space.verified[:] = type(snapshot._snapshot.space.verified)("I", [0]) * len(
+                snapshot._snapshot.space.verified
+            )
+            snapshot[b"a"]
+    db.close()
+    os.unlink(db.path)
+
+
+def test_the_handle_can_be_referred_to_weakly_and_goes(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    ref = weakref.ref(db)
+    with db.write() as transaction:
+        transaction[b"a"] = b"1"
+    db.close()
+    del db, transaction
+    gc.collect()
+    assert ref() is None
