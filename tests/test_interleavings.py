@@ -264,7 +264,7 @@ def test_a_reader_that_does_not_look_again_is_found(two, monkeypatch):
 
     two.commit()
     two.commit()
-    monkeypatch.setattr(Gate, "begin", lambda self: begin(self))
+    monkeypatch.setattr(Gate, "begin", begin)
     broken, _ = explore(two, two_commits(two))
     assert broken
 
