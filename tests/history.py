@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import graphlib
+import itertools
 
 
 @dataclasses.dataclass
@@ -45,7 +46,7 @@ def anomalies(history, final):
         for value in values:
             if (key, value) not in owner:
                 found.append(f"{value!r} in {key!r} is nobody's: a dirty write")
-        for before, after in zip(values, values[1:], strict=False):
+        for before, after in itertools.pairwise(values):
             edge(owner.get((key, before)), owner.get((key, after)))
     for key, value in owner:
         if value not in final.get(key, []):

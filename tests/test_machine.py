@@ -315,7 +315,7 @@ class Machine(RuleBasedStateMachine):
                 tree.delete(other)
                 del model[other]
             elif what in ("put before", "put behind"):
-                other = key[:LIMIT - 2] + b"~" if what == "put behind" else key[:-1]
+                other = key[: LIMIT - 2] + b"~" if what == "put behind" else key[:-1]
                 tree.put(other, b"put" * 100)
                 model[other] = b"put" * 100
             elif what == "replace":

@@ -396,7 +396,9 @@ def test_free_records_that_a_reader_holds_are_not_searched_over_and_over(db, mon
                 transaction[b"%06d" % number] = b"changed"
     looked = []
     real = Allocator._decode_record
-    monkeypatch.setattr(Allocator, "_decode_record", lambda self, meta, key, value: looked.append(key) or real(self, meta, key, value))
+    monkeypatch.setattr(
+        Allocator, "_decode_record", lambda self, meta, key, value: looked.append(key) or real(self, meta, key, value)
+    )
     for number in range(10):
         put(db, b"large%d" % number, b"x" * 1_000_000)
     assert 0 < len(looked) < 10

@@ -198,7 +198,7 @@ def test_replace_with_another_size_in_a_full_page(size):
         writer.put(key, model[key])
         number += 1
     for length in (49, 51, 0, size // 4, 50, size // 4 + 1, 3):
-        for key in list(model)[1 :: 7]:
+        for key in list(model)[1::7]:
             model[key] = b"w" * length
             writer.put(key, model[key])
     same(writer, model)
@@ -505,8 +505,12 @@ def test_putting_after_the_end_was_deleted_one_by_one(left):
 
 # ---------------------------------------------------------------- any sequence
 
-KEYS = st.binary(max_size=6) | st.integers(0, 400).map(lambda number: b"%04d" % number) | st.builds(
-    lambda number, fill: b"%02d" % number + fill * 900, st.integers(0, 60), st.sampled_from([b"x", b"\0", b"\xff"])
+KEYS = (
+    st.binary(max_size=6)
+    | st.integers(0, 400).map(lambda number: b"%04d" % number)
+    | st.builds(
+        lambda number, fill: b"%02d" % number + fill * 900, st.integers(0, 60), st.sampled_from([b"x", b"\0", b"\xff"])
+    )
 )
 VALUES = st.binary(max_size=20) | st.integers(0, 9000).map(lambda length: b"%d" % length * (length // 4))
 STEPS = st.lists(
@@ -655,8 +659,6 @@ def change(rng, tree, possible):
             del then[gone]
         possible.append(then)
         tree.delete_range(key, stop)
-
-
 
 
 @pytest.mark.parametrize("seed", range(40))
