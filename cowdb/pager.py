@@ -27,6 +27,7 @@ that is not D's (I8), so the last durable state survives any crash.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import threading
@@ -153,7 +154,11 @@ class Pager:
         unless another process waits for it.
         """
         begun = time.monotonic()
-        self.writer_lock.acquire(timeout)
+        try:
+            self.writer_lock.acquire(timeout)
+        except BaseException:
+            self._end_group()  # who let go meanwhile may have taken us for the next one
+            raise
         try:
             if self._closed:
                 raise ClosedError("the database was closed while this thread waited to write")
@@ -528,13 +533,19 @@ class Pager:
 
     def _space_for(self, meta: Meta, before: Space | None) -> Space:
         """A mapping that covers the pages of `meta`, which another process may have written."""
-        pages = self.storage.size() // meta.page_size
-        if before is not None:
-            before.cut(pages)
-            if meta.page_count <= before.pages:
-                return before
-        mapping = self.storage.map(max(1, pages) * meta.page_size)
-        return Space(mapping, meta.page_size, verify=self._verify, before=before)
+        while True:
+            pages = self.storage.size() // meta.page_size
+            if before is not None:
+                before.cut(pages)
+                if meta.page_count <= before.pages:
+                    return before
+            try:
+                mapping = self.storage.map(max(1, pages) * meta.page_size)
+            except ValueError:
+                if self.storage.size() // meta.page_size < pages:
+                    continue  # another process has just cut the file
+                raise
+            return Space(mapping, meta.page_size, verify=self._verify, before=before)
 
     def _map(self, before: Space) -> Space:
         """A mapping of the whole file as it is now."""
@@ -686,6 +697,8 @@ class Pager:
     def close(self) -> None:
         """Leave the file; who is the last one inside ends it cleanly."""
         self._closed = True
+        with contextlib.suppress(PoisonedError):
+            self._drain()  # the writer lock is kept until the flush is done
         try:
             self.words.leave(self.settle)
         finally:

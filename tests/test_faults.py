@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gc
 import itertools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 from crashing import PATH, clock, content, opened, vanish
@@ -16,48 +18,47 @@ EMPTY = {None: {}}
 
 # ---------------------------------------------------------------- scenarios
 
-# Each is a list of steps; a step takes the database and the model of what it holds, and gives the model after it.
+# Each is a list of steps.
+
+
+class Step(NamedTuple):
+    """What is done to the database, and what it makes of a model of it."""
+
+    work: Callable
+    after: Callable
 
 
 def put(key, value, durability="full", tree=None):
-    def step(db, model):
-        after = {name: dict(entries) for name, entries in model.items()}
+    def work(db, _model):
         with db.write(durability=durability) as transaction:
             target = transaction if tree is None else transaction.tree(tree, create=True)
             target[key] = value
-            after.setdefault(tree, {})[key] = value
-        return after
 
-    return step
+    return Step(work, lambda model: {**model, tree: {**model.get(tree, {}), key: value}})
 
 
 def fill(count, size=60):
-    def step(db, model):
-        after = {name: dict(entries) for name, entries in model.items()}
+    entries = {b"%05d" % number: b"f" * size for number in range(count)}
+
+    def work(db, _model):
         with db.write() as transaction:
-            for number in range(count):
-                transaction[b"%05d" % number] = b"f" * size
-                after[None][b"%05d" % number] = b"f" * size
-        return after
+            transaction.update(entries)
 
-    return step
+    return Step(work, lambda model: {**model, None: {**model[None], **entries}})
 
 
-def clear(db, model):
+def _clear(db, _model):
     with db.write() as transaction:
         transaction.clear()
-    return {**model, None: {}}
 
 
-def sync(db, model):
-    db.sync()
-    return model
-
-
-def look(db, model):
+def _look(db, model):
     assert content(db) == model
-    return model
 
+
+clear = Step(_clear, lambda model: {**model, None: {}})
+sync = Step(lambda db, _model: db.sync(), lambda model: model)
+look = Step(_look, lambda model: model)
 
 SCENARIOS = {
     "small": [put(b"a", b"1"), put(b"b", b"2" * 9000), put(b"a", b"3"), look],
@@ -103,12 +104,10 @@ class Play:
                 self.allowed = [self.model]
 
     def _step(self, step):
-        candidates = [self.model]
-        with cowdb_dry_run(step, self.model) as after:
-            candidates.append(after)
+        after = step.after(self.model)
         poisoned = self.db._core.pager._poison is not None
         try:
-            self.model = step(self.db, self.model)
+            step.work(self.db, self.model)
         except cowdb.FullError as error:
             self.errors.append(error)
             assert error.errno in {errno.ENOSPC, errno.EDQUOT}
@@ -119,35 +118,13 @@ class Play:
             assert self.db._core.pager._poison is not None
             if "not committed" in str(error) or poisoned:
                 return
-            self.allowed = [*self.allowed, *candidates]
+            self.allowed = [*self.allowed, self.model, after]
         else:
             if poisoned:
                 return
+            self.model = after
             lazy = self.db._core.pager.meta.transaction != (self.db._core.pager.words.durable or [0])[0]
             self.allowed = [*self.allowed, self.model] if lazy else [self.model]
-
-
-class cowdb_dry_run:  # noqa: N801 - used like a function
-    """What a step would make of a model, without the disk."""
-
-    def __init__(self, step, model):
-        self.step, self.model = step, model
-
-    def __enter__(self):
-        disk = MemoryDisk()
-        db = opened(disk)
-        try:
-            with db.write() as transaction:
-                for name, entries in self.model.items():
-                    (transaction if name is None else transaction.tree(name, create=True)).update(entries)
-            if self.step is look:
-                return self.model
-            return self.step(db, self.model)
-        finally:
-            vanish(db)
-
-    def __exit__(self, *_):
-        return False
 
 
 def after_the_end(play, below):
@@ -248,9 +225,10 @@ def test_a_kill_at_every_call(name, partial):
         try:
             play.db = opened(faulty, **options)
             for step in steps:
-                with cowdb_dry_run(step, play.model) as after:
-                    play.allowed = [*play.allowed, after] if at_risk(play) else [play.model, after]
-                play.model = step(play.db, play.model)
+                after = step.after(play.model)
+                play.allowed = [*play.allowed, after] if at_risk(play) else [play.model, after]
+                step.work(play.db, play.model)
+                play.model = after
                 if not at_risk(play):
                     play.allowed = [play.model]
             play.db.close()
