@@ -215,6 +215,9 @@ class Pager:
             self._file_pages = self.storage.size() // self.page_size
             self._durable_pages = max(self._durable_pages, meta.page_count)
             self.next_transaction = max(self.next_transaction, _next_id(meta.transaction))
+        if self.next_transaction > fmt.MAX_U48:
+            # A thousand commits a second reach this in 8,900 years, so it is damage; the next id would fit no field.
+            raise CorruptionError(-1, "its transaction ids are used up; copy it with compact=True")
         if allocator.free is None or allocator.base != meta.transaction:
             allocator.load(meta, self.live())
         self.words.busy = True

@@ -53,6 +53,7 @@ def test_a_lost_or_torn_transaction_would_be_noticed(demo, database):
 
 
 def test_a_victim_that_cannot_commit_is_an_error(demo, tmp_path):
-    path = tmp_path / "held.cowdb"
-    with cowdb.open(path) as db, db.write(), pytest.raises(demo.DemoError, match="did not commit"):
+    path = tmp_path / "a directory.cowdb"
+    path.mkdir()
+    with pytest.raises(demo.DemoError, match="did not commit"):
         demo.kill(path, 1)

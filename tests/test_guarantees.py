@@ -1,0 +1,28 @@
+"""`docs/guarantees.md` names tests that exist and are marked, so that no promise is without one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+PAGE = (TESTS.parent / "docs" / "guarantees.md").read_text(encoding="utf-8")
+LINES = re.findall(r"^\* `(test_\w+\.py)`: (.+)$", PAGE, re.MULTILINE)
+NAMED = [(file, name) for file, names in LINES for name in re.findall(r"`(test_\w+)`", names)]
+
+
+def test_every_promise_names_its_tests():
+    promises = re.split(r"^## \d+\. ", PAGE.split("## Limits")[0], flags=re.MULTILINE)[1:]
+    assert len(promises) == 7
+    assert all(re.search(r"`test_\w+\.py`: `test_", promise) for promise in promises)
+    assert len(NAMED) > 40
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED)
+def test_the_named_test_exists_and_is_marked(file, name):
+    source = (TESTS / file).read_text(encoding="utf-8")
+    decorated = re.search(rf"((?:^@.*\n(?:^[ )\]].*\n)*)*)^def {name}\(", source, re.MULTILINE)
+    assert decorated, f"{file} has no {name}"
+    assert "@pytest.mark.guarantee" in decorated.group(1), f"{name} is not marked as a guarantee"
