@@ -26,3 +26,15 @@ def test_the_named_test_exists_and_is_marked(file, name):
     decorated = re.search(rf"((?:^@.*\n(?:^[ )\]].*\n)*)*)^def {name}\(", source, re.MULTILINE)
     assert decorated, f"{file} has no {name}"
     assert "@pytest.mark.guarantee" in decorated.group(1), f"{name} is not marked as a guarantee"
+
+
+def test_every_marked_test_is_named():
+    marked = set()
+    for path in TESTS.glob("test_*.py"):
+        # A marker and its test may have other decorators between them, but never an empty line.
+        for block in re.split(r"\n\n", path.read_text(encoding="utf-8")):
+            name = re.search(r"^def (test_\w+)\(", block, re.MULTILINE)
+            if name and "\n@pytest.mark.guarantee\n" in "\n" + block[: name.start()]:
+                marked.add((path.name, name.group(1)))
+    assert len(marked) > 60
+    assert marked - set(NAMED) == set()
