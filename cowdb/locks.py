@@ -38,6 +38,7 @@ class WriterLock:
         me = threading.get_ident()
         wait = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
         with self._mutex:
+            self._do_notes()  # our own release may be among them, noted while somebody else had the mutex
             free = self._holder is None and not self._waiting
             twice = self._holder == me
             if free:
@@ -94,12 +95,16 @@ class WriterLock:
         """Do the releases that were noted, unless somebody has the mutex: then he does them, as he looks later."""
         while self._notes and self._mutex.acquire(blocking=False):
             try:
-                while self._notes:
-                    self._notes.popleft()
-                    if self._waiting:
-                        self._holder, turn = self._waiting.popleft()
-                        turn.release()
-                    else:
-                        self._holder = None
+                self._do_notes()
             finally:
                 self._mutex.release()
+
+    def _do_notes(self) -> None:
+        """Do the releases that were noted. The caller has the mutex."""
+        while self._notes:
+            self._notes.popleft()
+            if self._waiting:
+                self._holder, turn = self._waiting.popleft()
+                turn.release()
+            else:
+                self._holder = None

@@ -194,3 +194,16 @@ def test_a_finalizer_may_release_it_while_its_own_thread_is_inside():
     thread.join(10)
     assert not thread.is_alive()
     lock.acquire(0)
+
+
+def test_who_has_just_released_it_is_not_taken_for_its_holder():
+    # The story: a release was only noted, because another thread had the mutex in that moment. The same thread asked
+    # for the lock again before the note was acted on, and was told that it had a transaction open.
+    lock = WriterLock()
+    lock.acquire(None)
+    with lock._mutex:
+        lock.release()
+    assert lock._notes
+    lock.acquire(0)
+    lock.release()
+    assert lock._holder is None
