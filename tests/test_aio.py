@@ -1013,6 +1013,30 @@ def test_a_swallowed_cancellation_does_not_commit_half_a_transaction(tmp_path):
     run(main)
 
 
+def test_a_cancelled_call_comes_out_when_the_transaction_has_ended(tmp_path):
+    async def main() -> None:
+        async with cowdb.aio.open(tmp_path / "db") as db:
+            first, second = SlowKey(b"1"), SlowKey(b"2")
+            txn = await db.write()
+            task = asyncio.create_task(txn.get(first))
+            other = asyncio.create_task(txn.get(second))
+            await until(first.reached.is_set)
+            task.cancel()
+            first.go.set()
+            await until(second.reached.is_set)
+            await until(lambda: txn.closed)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not task.done(), "the abort waits for the call before it, and the task for the abort"
+            second.go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await other is None
+            await works(db)
+
+    run(main)
+
+
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("explicit", [False, True])
 def test_cancelled_during_a_commit(times, explicit):
