@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import cowdb
-
 DEMO = Path(__file__).parents[1] / "tools" / "demo.py"
 
 

@@ -561,7 +561,7 @@ class Worker:
 @pytest.mark.guarantee
 def test_two_writers_and_four_readers_are_killed_and_stopped_at_any_moment(path):
     seed = int(os.environ.get("COWDB_SEED") or random.randrange(1 << 32))
-    print(f"COWDB_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
+    print(f"COWDB_SEED={seed}")
     rng = random.Random(seed)
     cowdb.open(path, page_size=4096).close()
     codes = [WRITER, WRITER, READER, READER, READER, READER]

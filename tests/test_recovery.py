@@ -8,8 +8,10 @@ import pytest
 from crashing import PATH, content, opened, vanish
 
 import cowdb
+from cowdb import database as cowdb_database
 from cowdb import format as fmt
 from cowdb import meta as meta_page
+from cowdb import recovery
 from cowdb.checksum import crc32c
 from cowdb.recovery import believe, reassert, young_runs
 from cowdb.testing import CrashDisk, MemoryDisk, Write
@@ -616,3 +618,25 @@ def test_reading_changes_nothing_on_the_disk(disk):
         db.info()
         db.close()
         assert recorder.trace == []
+
+
+def test_a_takeover_never_goes_back_behind_what_was_published():
+    disk = MemoryDisk()
+    db = cowdb_database.open_on(disk, "/taken", page_size=4096)
+    db[b"a"] = b"1"
+    before = db._core.pager.meta
+    known = db._core.pager.words.durable
+    db[b"a"] = b"2"
+    newest = db._core.pager.meta
+    storage = disk.open("/taken", read_only=False)
+    assert recovery.take_over(storage, before, known).meta.transaction == newest.transaction
+    storage.write(newest.main.root.number * 4096 + 100, [b"damage"])
+    # Nobody has seen the newest one: the published one is the state.
+    found = recovery.take_over(storage, before, known)
+    assert (found.meta.transaction, found.rejected) == (before.transaction, True)
+    # Somebody may have seen it: going back would be a lie.
+    with pytest.raises(cowdb.CorruptionError, match="published state"):
+        recovery.take_over(storage, newest, None)
+    storage.close()
+    db._core.pager._poison = "the test has damaged the file"
+    db.close()
