@@ -28,6 +28,7 @@ demo: $(VENV)/stamp-run ## show what cowdb does: load, look up, snapshots, kill 
 .PHONY: test
 test: $(VENV)/stamp-test ## run the tests, with coverage
 	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
+	@rm -f .coverage.* # half written by children that were killed
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include=$(COVERED) --fail-under=100
 

@@ -637,6 +637,11 @@ def test_a_takeover_never_goes_back_behind_what_was_published():
     # Somebody may have seen it: going back would be a lie.
     with pytest.raises(cowdb.CorruptionError, match="published state"):
         recovery.take_over(storage, newest, None)
+    # The same where every state in a slot is younger than the published one, and none is whole.
+    empty = dataclasses.replace(before, transaction=0)
+    storage.write(before.main.root.number * 4096 + 100, [b"damage"])
+    with pytest.raises(cowdb.CorruptionError, match="published state"):
+        recovery.take_over(storage, empty, None)
     storage.close()
     db._core.pager._poison = "the test has damaged the file"
     db.close()
