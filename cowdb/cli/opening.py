@@ -1,0 +1,215 @@
+"""How a command comes to a database: to read one state safely, to write, or to look at what is damaged.
+
+    reading(path)     a pinned snapshot, read with `pread`: for every command that only reads
+    writing(path)     an open `cowdb.Database`
+    looking(path)     the bytes and both meta slots, whatever they are; no promise
+
+A mapping of a file that shrinks, or whose disk cannot read a sector, kills the
+process that looks at it.  So nothing here is mapped for reading: `reading` takes
+part in the sharing of the file, so that writers leave the pages of its snapshot
+alone, but every page comes from a `read` call and is verified (`cowdb.inspection`).
+A file that is no database is found out before anything is made beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from cowdb.cli.output import IO_ERROR, CommandError
+from cowdb.errors import CorruptionError, NotADatabaseError
+from cowdb.inspection import State, Tree, slots
+from cowdb.recovery import believe
+from cowdb.sharing import FileSharing
+from cowdb.storage import FileDisk, FileStorage
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from cowdb.database import Database
+    from cowdb.inspection import Slot
+    from cowdb.meta import Meta
+
+__all__ = ["Look", "add_path", "add_timeout", "add_tree", "looking", "reading", "tree_of", "writing"]
+
+TIMEOUT: Final = 10.0
+"""Seconds that a command waits for others, unless ``--timeout`` says something else."""
+
+_PATIENCE: Final = 10_000
+
+
+# ---------------------------------------------------------------- arguments that many commands have
+
+
+def add_path(parser: argparse.ArgumentParser) -> None:
+    """Add the argument FILE, ``args.file``."""
+    parser.add_argument("file", metavar="FILE", help="the database file")
+
+
+def add_tree(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tree NAME``, ``args.tree``: None for the main tree."""
+    parser.add_argument("--tree", "-t", metavar="NAME", help="the named tree (default: the main tree)")
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """Add ``--timeout SECONDS``, ``args.timeout``."""
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=TIMEOUT,
+        help=f"how long to wait for others that have it locked (default: {TIMEOUT:g})",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError(text)
+    return value
+
+
+def tree_of(state: State, name: str | None) -> Tree:
+    """The tree called `name` (None: the main tree); a `CommandError` that says which there are, if it is not one."""
+    tree = state.tree(name)
+    if tree is None:
+        names = state.names()
+        there = f"there are {', '.join(map(repr, names[:10]))}{' and more' if len(names) > 10 else ''}"
+        raise CommandError(f"there is no tree {name!r}; {there if names else 'there are no named trees'}")
+    return tree
+
+
+# ---------------------------------------------------------------- reading
+
+
+@contextlib.contextmanager
+def reading(path: str, timeout: float | None = TIMEOUT) -> Iterator[State]:
+    """The newest state of the database at `path`, pinned as long as the block runs.
+
+    Raises `NotADatabaseError`, `VersionError`, `CorruptionError`, `LockTimeoutError`, `OSError`.
+    """
+    with sharing(path, timeout) as (storage, words):
+        meta, pin = _pinned(words)
+        try:
+            yield State(storage, meta)
+        finally:
+            words.unpin(pin)
+
+
+@contextlib.contextmanager
+def sharing(path: str, timeout: float | None = TIMEOUT) -> Iterator[tuple[FileStorage, FileSharing]]:
+    """The file at `path`, opened for reading, and its other users. Nothing is pinned yet."""
+    storage = open_file(path)
+    try:
+        if not any(slot.meta for slot in slots(storage)):
+            believe(storage)  # it raises, with the right words, and no lock file was made beside what is none
+        mode = stat.S_IMODE(os.stat(storage.path).st_mode) & 0o666
+        words = FileSharing(
+            storage.path, read_only=True, mode=mode, timeout=timeout, make=lambda: believe(storage).meta
+        )
+        try:
+            yield storage, words
+        finally:
+            words.leave(lambda: None)  # a reader has nothing to settle
+    finally:
+        storage.close()
+
+
+def open_file(path: str) -> FileStorage:
+    """The file at `path`, for reading alone."""
+    name = os.path.abspath(path)
+    try:
+        return FileDisk().open(name, read_only=True)
+    except FileNotFoundError:
+        raise CommandError(f"there is no file {path!r}", IO_ERROR) from None
+    except IsADirectoryError:
+        raise NotADatabaseError(path, "it is a directory; name a file inside it") from None
+
+
+def _pinned(words: FileSharing) -> tuple[Meta, int]:
+    """The newest published state and what pins it: say first what we use, then see that it is still the newest (I2)."""
+    for _ in range(_PATIENCE):
+        word = words.published
+        meta = words.published_meta(word)
+        if meta is not None:
+            pin = words.pin(meta.transaction, meta.page_count)
+            if words.published == word:
+                return meta, pin
+            words.unpin(pin)
+    raise CorruptionError(-1, "the lock file holds no published state; close the database in every process")
+
+
+# ---------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def writing(
+    path: str, timeout: float | None = TIMEOUT, *, create: bool = False, **options: object
+) -> Iterator[Database]:
+    """The database at `path`, open for writing; `create` and `options` are those of `cowdb.open`."""
+    import cowdb  # noqa: PLC0415 - commands that read do without
+
+    try:
+        db = cowdb.open(path, create=create, lock_timeout=timeout, **options)  # type: ignore[arg-type]
+    except FileNotFoundError:
+        raise CommandError(f"there is no file {path!r}", IO_ERROR) from None
+    with db:
+        yield db
+
+
+# ---------------------------------------------------------------- looking at what may be damaged
+
+
+class Look:
+    """A file that may be damaged: its bytes, both meta slots, and the state to look at."""
+
+    def __init__(self, storage: FileStorage, both: tuple[Slot, Slot], state: State | None, problem: str) -> None:
+        self.storage = storage
+        self.slots = both
+        self.state = state
+        self.problem = problem
+        """Why the state cannot be opened as the engine would; '' if it can."""
+
+
+@contextlib.contextmanager
+def looking(path: str, timeout: float | None = TIMEOUT, *, slot: int | None = None) -> Iterator[Look]:
+    """The file at `path` as it is, damaged or not.
+
+    Where the engine would open it, the state is its newest and is pinned.  Where
+    not, it is that of the newest meta page that can be read.  `slot` asks for the state of one
+    meta slot; that one is not pinned, so a writer may use its pages meanwhile.
+    Raises `NotADatabaseError` if there is nothing of cowdb in it.
+    """
+    storage = open_file(path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(storage.close)
+        both = slots(storage)
+        if not any(found.meta or found.unknown for found in both) and not _has_magic(storage):
+            believe(storage)  # raises `NotADatabaseError`
+        problem = ""
+        state = None
+        if slot is None:
+            try:
+                pinned = stack.enter_context(reading(path, timeout))
+                state = State(storage, pinned.meta)
+            except CorruptionError as error:
+                problem = str(error)
+                metas = [found.meta for found in both if found.meta is not None]
+                if metas:
+                    state = State(storage, max(metas, key=lambda meta: (meta.transaction, meta.durable)))
+        else:
+            chosen = both[slot]
+            if chosen.meta is None:
+                raise CommandError(f"meta page {slot} cannot be read: {chosen.reason}")
+            state = State(storage, chosen.meta)
+        yield Look(storage, both, state, problem)
+
+
+def _has_magic(storage: FileStorage) -> bool:
+    from cowdb import format as fmt  # noqa: PLC0415 - for files whose meta pages are destroyed
+
+    at = fmt.META.offset("magic")
+    return any(storage.read(offset + at, len(fmt.MAGIC)) == fmt.MAGIC for offset in (0, *fmt.PAGE_SIZES))
