@@ -9,8 +9,8 @@ other like two processes; threads that share one do not, and use a
     byte   0     OPEN     somebody is entering or leaving; held for a moment
            1     INSIDE   shared by all who have the database open
            2     WRITER   the one who may write
-           3     NEXT     the one who waits for WRITER next, so that nobody starves
-           4     STATIC   shared by readers who cannot register; a writer keeps out while one is there
+           3     STATIC   shared by readers who cannot register; a writer takes it with WRITER
+           4     NEXT     the one who waits for WRITER next, so that nobody starves
            64+i  block i  its owner in the lock file lives
 
 `ByteLocks` uses open-file-description locks (F_OFD_SETLK).  Where they are
@@ -40,8 +40,8 @@ __all__ = ["FIRST_BLOCK", "INSIDE", "NEXT", "OPEN", "STATIC", "WRITER", "ByteLoc
 OPEN: Final = 0
 INSIDE: Final = 1
 WRITER: Final = 2
-NEXT: Final = 3
-STATIC: Final = 4
+STATIC: Final = 3
+NEXT: Final = 4
 FIRST_BLOCK: Final = 64
 
 _BASE: Final = 1 << 62
@@ -56,15 +56,15 @@ _LONGEST_PAUSE: Final = 0.01
 
 
 class Locks(Protocol):
-    """Locks on numbered bytes, each for as long as its holder lives."""
+    """Locks on numbered bytes, each for as long as its holder lives. `count` neighbours are taken all or none."""
 
-    def try_lock(self, byte: int, *, shared: bool = False) -> bool:
+    def try_lock(self, byte: int, *, shared: bool = False, count: int = 1) -> bool:
         """Take the lock, or change the kind of one that is held, if that is possible at once."""
 
-    def lock(self, byte: int, deadline: float | None, *, shared: bool = False) -> bool:
+    def lock(self, byte: int, deadline: float | None, *, shared: bool = False, count: int = 1) -> bool:
         """Take the lock, waiting until `deadline` (`time.monotonic`; None: as long as it takes)."""
 
-    def unlock(self, byte: int) -> None:
+    def unlock(self, byte: int, *, count: int = 1) -> None:
         """Let the lock go; harmless if it is not held."""
 
     def is_taken(self, byte: int, *, shared: bool = False) -> bool:
@@ -118,23 +118,23 @@ class ByteLocks:
         found = os.fstat(self._fd)
         return found.st_dev, found.st_ino
 
-    def try_lock(self, byte: int, *, shared: bool = False) -> bool:
+    def try_lock(self, byte: int, *, shared: bool = False, count: int = 1) -> bool:
         """See `Locks`."""
         try:
-            self._call(self._set, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte)
+            self._call(self._set, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte, count)
         except OSError as error:
             if error.errno in _TAKEN:
                 return False
             raise
         return True
 
-    def lock(self, byte: int, deadline: float | None, *, shared: bool = False) -> bool:
+    def lock(self, byte: int, deadline: float | None, *, shared: bool = False, count: int = 1) -> bool:
         """See `Locks`. With a deadline it asks again and again, at growing intervals."""
         if deadline is None and self._may_wait:
-            self._call(self._wait, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte)
+            self._call(self._wait, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte, count)
             return True
         pause = _FIRST_PAUSE
-        while not self.try_lock(byte, shared=shared):
+        while not self.try_lock(byte, shared=shared, count=count):
             left = _LONGEST_PAUSE if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -142,9 +142,9 @@ class ByteLocks:
             pause = min(2 * pause, _LONGEST_PAUSE)
         return True
 
-    def unlock(self, byte: int) -> None:
+    def unlock(self, byte: int, *, count: int = 1) -> None:
         """See `Locks`."""
-        self._call(self._set, fcntl.F_UNLCK, byte)
+        self._call(self._set, fcntl.F_UNLCK, byte, count)
 
     def is_taken(self, byte: int, *, shared: bool = False) -> bool:
         """See `Locks`."""

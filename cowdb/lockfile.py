@@ -10,6 +10,7 @@ makes it anew.  It holds no lock; those are bytes of the data file (`bytelocks`)
               writer      process id of the writer, for error messages
               blocks      how many blocks there are
               used        blocks from here on were never used
+              waiting     a hint: somebody waits for the writer lock, so stand in line
     copies    two, of the published meta page: the new one goes where the old one is not
     blocks    one a process (more when it needs more), each with words for the
               snapshots that it uses: (transaction, page count); 0: free
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LockFile", "Pin"]
 
-MAGIC: Final = int.from_bytes(b"COWLOCK\x01", "little")
+MAGIC: Final = int.from_bytes(b"COWLOCK\x02", "little")
 
 _MAGIC: Final = 0
 _PUBLISHED: Final = 1
@@ -51,6 +52,7 @@ _BUSY: Final = 3
 _WRITER: Final = 4
 _BLOCKS: Final = 5
 _USED: Final = 6
+_WAITING: Final = 7
 
 _COPY_SIZE: Final = fmt.PAGE_SIZES[-1]
 _COPIES_AT: Final = 4096
@@ -110,7 +112,7 @@ class LockFile:
         """Make the words anew: nothing published, D not known, busy, no block in use. For the first one inside."""
         words = self._words
         words[_MAGIC] = 0
-        for index in (_PUBLISHED, _DURABLE, _WRITER, _USED):
+        for index in (_PUBLISHED, _DURABLE, _WRITER, _USED, _WAITING):
             words[index] = 0
         words[_BUSY] = 1
         words[_BLOCKS] = (len(self._mapping) - _BLOCKS_AT) // (8 * _BLOCK_WORDS)
@@ -151,6 +153,15 @@ class LockFile:
     @writer.setter
     def writer(self, pid: int) -> None:
         self._words[_WRITER] = pid
+
+    @property
+    def waiting(self) -> bool:
+        """A hint that somebody waits for the writer lock. Who dies waiting leaves it behind, for the next to clear."""
+        return self._words[_WAITING] != 0
+
+    @waiting.setter
+    def waiting(self, value: bool) -> None:
+        self._words[_WAITING] = int(value)
 
     # ------------------------------------------------------------ the published meta
 

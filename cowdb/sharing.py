@@ -8,7 +8,7 @@ only this process can see, such as one on a fake disk.
     enter    OPEN; first inside (INSIDE is free)?  make the words from the file
              else find the words of the others; INSIDE shared; let OPEN go
     read     pin a snapshot in the own block, look again, go on
-    write    NEXT, WRITER, let NEXT go; BUSY, write, publish, QUIET, let WRITER go
+    write    WRITER (through NEXT if somebody waits); BUSY, write, publish, QUIET, let WRITER go
     leave    OPEN; last inside?  settle the file; let everything go
 
 Who cannot write beside the data file (a read-only medium) cannot register what
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FileSharing", "LocalSharing", "Sharing", "lock_file_path"]
 
-_POLL_SECONDS: Final = 0.001
+_WRITER_AND_STATIC: Final = 1 + STATIC - WRITER
+"""A writer takes both bytes in one call."""
 
 
 class Sharing(Protocol):
@@ -249,11 +250,8 @@ class FileSharing:
         locks = self._locks
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            locks.lock(STATIC, deadline, shared=True)
-            while locks.is_taken(WRITER, shared=True):
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise LockTimeoutError(f"{self._path!r}, which somebody writes,", timeout or 0.0)
-                time.sleep(_POLL_SECONDS)
+            if not locks.lock(STATIC, deadline, shared=True):
+                raise LockTimeoutError(f"{self._path!r}, which somebody writes,", timeout or 0.0)
         except BaseException:
             locks.close()
             raise
@@ -366,32 +364,35 @@ class FileSharing:
     # ------------------------------------------------------------ turns
 
     def lock_writer(self, timeout: float | None) -> None:
-        """See `Sharing`. Who waits holds NEXT, so that who has just written cannot overtake him."""
+        """See `Sharing`. One system call when nobody is in the way.
+
+        Who waits holds NEXT and says so, so that who has just written cannot overtake him.
+        """
+        words = self._shared()
+        if words.waiting or not self._locks.try_lock(WRITER, count=_WRITER_AND_STATIC):
+            self._stand_in_line(words, timeout)
+        words.writer = os.getpid()
+
+    def _stand_in_line(self, words: LockFile, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         locks = self._locks
-        words = self._shared()
         if not locks.lock(NEXT, deadline):
             raise LockTimeoutError("the writer lock", timeout or 0.0, words.writer or None)
         try:
-            if not locks.lock(WRITER, deadline):
+            words.waiting = True
+            if not locks.lock(WRITER, deadline, count=_WRITER_AND_STATIC):
+                if not locks.is_taken(WRITER):
+                    raise LockTimeoutError("a reader that cannot register, on a read-only medium,", timeout or 0.0)
                 raise LockTimeoutError("the writer lock", timeout or 0.0, words.writer or None)
         finally:
+            words.waiting = False
             locks.unlock(NEXT)
-        words.writer = os.getpid()
-        try:
-            while locks.is_taken(STATIC):
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise LockTimeoutError("a reader that cannot register, on a read-only medium,", timeout or 0.0)
-                time.sleep(_POLL_SECONDS)
-        except BaseException:
-            self.unlock_writer()
-            raise
 
     def unlock_writer(self) -> None:
         """See `Sharing`."""
         self._shared().writer = 0
-        self._locks.unlock(WRITER)
+        self._locks.unlock(WRITER, count=_WRITER_AND_STATIC)
 
     def contended(self) -> bool:
-        """See `Sharing`. One system call."""
-        return self._locks.is_taken(NEXT)
+        """See `Sharing`. One system call, if there is a hint that somebody waits."""
+        return self._shared().waiting and self._locks.is_taken(NEXT)

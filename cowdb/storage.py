@@ -46,6 +46,8 @@ READ_LIMIT: Final = 16 * 1024 * 1024
 _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
 """What a file system answers to a call that it does not know."""
 
+_PLAIN_BUFFERS: Final = frozenset({bytes, bytearray})
+
 _TEMPORARY_NAMES: Final = 10_000
 
 
@@ -180,6 +182,8 @@ class FileStorage:
         self._fd = fd
         self.path: Final = path
         self.read_only: Final = read_only
+        found = os.fstat(fd)
+        self._identity: Final = found.st_dev, found.st_ino
 
     def __repr__(self) -> str:
         kind = "closed" if self._fd < 0 else "read-only" if self.read_only else "open"
@@ -213,15 +217,18 @@ class FileStorage:
         It makes as many calls as it takes; interrupted calls are repeated by
         Python itself, unless a signal handler raises.
         """
-        self._require_writable()
+        if self.read_only or self._fd < 0:
+            self._require_writable()
         if offset < 0:  # to glibc's pwritev, -1 means the file's current position
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.path)
-        if len(buffers) == 1 and type(buffers[0]) in (bytes, bytearray) and 0 < len(buffers[0]) <= WRITE_LIMIT:
-            done = _write_some(self._fd, buffers, offset)
-            if done == len(buffers[0]):  # one page: the usual case, and no more to do
-                return
-            offset += done
-            buffers = [memoryview(buffers[0])[done:]]
+        if len(buffers) == 1 and type(buffers[0]) in _PLAIN_BUFFERS:
+            length = len(buffers[0])
+            if 0 < length <= WRITE_LIMIT:
+                done = _write_some(self._fd, buffers, offset)
+                if done == length:  # one page: the usual case, and no more to do
+                    return
+                offset += done
+                buffers = [memoryview(buffers[0])[done:]]
         batch: list[memoryview] = []
         room = WRITE_LIMIT
         for buffer in buffers:
@@ -283,17 +290,21 @@ class FileStorage:
 
     def identity(self) -> tuple[int, int]:
         """Device and inode of the open file."""
-        found = os.fstat(self._fd)
-        return found.st_dev, found.st_ino
+        self._require_open()
+        return self._identity
 
     def is_current(self) -> bool:
-        """Whether `path` still leads to this file."""
-        identity = self.identity()
+        """Whether `path` still leads to this file. One system call."""
+        self._require_open()
         try:
             found = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        return (found.st_dev, found.st_ino) == identity
+        return (found.st_dev, found.st_ino) == self._identity
+
+    def _require_open(self) -> None:
+        if self._fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self.path)
 
     def _require_writable(self) -> None:
         # The kernel would refuse as well, but with another error for each call and system.

@@ -227,7 +227,7 @@ def fork():
 def test_without_writable_only_shared_locks_can_be_had(kind, path, other):
     locks = kind(path, writable=False)
     assert locks.try_lock(STATIC, shared=True)
-    assert other("locks.is_taken(4)")
+    assert other(f"locks.is_taken({STATIC})")
     with pytest.raises(OSError, match="Bad file descriptor"):
         locks.try_lock(WRITER)
     assert not locks.is_taken(WRITER)
