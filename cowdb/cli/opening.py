@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from cowdb.cli.output import IO_ERROR, CommandError
 from cowdb.errors import CorruptionError, NotADatabaseError
-from cowdb.inspection import State, Tree, slots
+from cowdb.inspection import State, slots
 from cowdb.recovery import believe
 from cowdb.sharing import FileSharing
 from cowdb.storage import FileDisk, FileStorage
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from cowdb.database import Database
     from cowdb.inspection import Slot
+    from cowdb.lookup import Tree
     from cowdb.meta import Meta
 
 __all__ = ["Look", "add_path", "add_timeout", "add_tree", "looking", "reading", "tree_of", "writing"]
