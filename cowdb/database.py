@@ -8,27 +8,30 @@ found by device and inode, so that the same file under two names is one.
                                    +--> core --> pager --> storage --> the file
     open("link")    --> Database --+
 
-The core closes when the last handle does, or when the last view of a value is
-let go that was taken with `get_view`.
+The core closes when the last handle does, or later, with the last that still
+looks into the file: a view of a value that was taken with `get_view`, a copy, a
+commit of another thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import secrets
 import stat
 import threading
 import time
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.backup import copy_compact, copy_whole
 from cowdb.check import Finding, check
-from cowdb.errors import ClosedError, Error, ForkedError, NotADatabaseError, ReadOnlyError
+from cowdb.errors import ClosedError, Error, ForkedError, NotADatabaseError, PoisonedError, ReadOnlyError
 from cowdb.meta import Meta
 from cowdb.pager import Pager
 from cowdb.recovery import believe
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from cowdb.draft import Draft
     from cowdb.readers import Snapshot
     from cowdb.stats import Stats
 
@@ -49,8 +53,11 @@ LEAST_PAGES: Final = 16
 """Pages of the smallest `max_size`."""
 
 _T = TypeVar("_T")
+_log: Final = logging.getLogger("cowdb")
 _registry_lock: Final = threading.RLock()
 _cores: dict[tuple[int, ...], _Core] = {}
+_idle: Final[deque[_Core]] = deque()
+"""Cores that may be closed, put here by who could not wait for the registry's lock."""
 _forks = 0
 """How often this process is a fork of the one that imported this module."""
 
@@ -68,6 +75,7 @@ def _after_fork() -> None:
         _abandoned.append(core)
         core.pager.abandon()
     _cores.clear()
+    _idle.clear()
     for handle in list(_handles):
         handle.abandon()
 
@@ -77,6 +85,33 @@ _handles: weakref.WeakSet[Database] = weakref.WeakSet()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextlib.contextmanager
+def _registry() -> Iterator[None]:
+    """Be the one who opens and closes cores."""
+    try:
+        with _registry_lock:
+            yield
+    finally:
+        _close_idle()
+
+
+def _close_idle() -> None:
+    """Close what is idle, unless somebody else is opening or closing: then he does, as he looks when he is done.
+
+    Nobody is here to be told of an error, so the log is.
+    """
+    while _idle and _registry_lock.acquire(blocking=False):
+        try:
+            while _idle:
+                core = _idle.popleft()
+                try:
+                    core.close_if_unused()
+                except (Error, OSError) as error:
+                    _log.warning("closing %r failed: %s", core.storage.path, error)
+        finally:
+            _registry_lock.release()
 
 
 class _Core:
@@ -90,39 +125,43 @@ class _Core:
 
     def leave(self) -> None:
         """One handle less; the last one closes the file."""
-        with _registry_lock:
+        with _registry():
             self.handles -= 1
             if not self.handles:
-                # A reader that is just ending on another thread has the last word then.
-                self.pager.gate.when_idle = self.close_if_unused
-            # The last handle's transactions have ended; only views and copies may still use a snapshot.
-            self.close_if_unused()
+                # Views, copies and the calls of other threads may still use it; who is the last of them closes it then.
+                self.pager.gate.when_idle = self.close_soon
+                self.close_if_unused()
+
+    def close_soon(self) -> None:
+        """Close the file if nobody uses it. A finalizer may call this: it waits for no lock."""
+        _idle.append(self)
+        _close_idle()
 
     def close_if_unused(self) -> None:
-        """Close the file if nobody has a handle or uses a snapshot."""
-        with _registry_lock:
-            if _cores.get(self.key) is not self or self.handles or not self.pager.gate.shut():
-                return
+        """Close the file if nobody has a handle or uses a snapshot. The caller is in the registry."""
+        if _cores.get(self.key) is self and not self.handles and self.pager.gate.shut():
             del _cores[self.key]
             self.pager.close()
 
     def pin(self, snapshot: Snapshot) -> Any:
         """A mapping of the file that keeps `snapshot` alive as long as it is held."""
         gate = self.pager.gate
-        space = snapshot.space
-        mapping = self.storage.map(space.pages * space.page_size)  # not all that was mapped: the file may have been cut
         gate.again(snapshot)
-        weakref.finalize(mapping, self._unpin, snapshot).atexit = False
+        try:
+            # Not all that is mapped for reading: another process may have cut the file meanwhile, above our snapshot.
+            size = snapshot.meta.page_size
+            pages = min(snapshot.meta.page_count, self.storage.size() // size)
+            mapping = self.storage.map(pages * size)
+            weakref.finalize(mapping, self._unpin, snapshot, _forks).atexit = False
+        except BaseException:
+            gate.leave(snapshot)
+            raise
         return mapping
 
-    def _unpin(self, snapshot: Snapshot) -> None:
+    def _unpin(self, snapshot: Snapshot, forks: int) -> None:
         """Called by the garbage collector, at any moment: it must not wait for a lock."""
-        self.pager.gate.leave(snapshot)
-        if not self.handles and _registry_lock.acquire(blocking=False):
-            try:
-                self.close_if_unused()
-            finally:
-                _registry_lock.release()
+        if forks == _forks:  # else the words in the lock file are the parent's
+            self.pager.gate.leave(snapshot)
 
 
 class Database:
@@ -141,6 +180,7 @@ class Database:
         self._forks = _forks
         self._open: weakref.WeakSet[Transaction | WriteTransaction] = weakref.WeakSet()
         self._writing: threading.Thread | None = None
+        self._flushing: dict[Draft, tuple[threading.Thread, threading.Lock]] = {}  # commits that let the turn go
         _handles.add(self)
 
     # ------------------------------------------------------------ what it is
@@ -170,7 +210,7 @@ class Database:
 
     def _reopen(self) -> _Core:
         """In a forked child, at the first use: the core is the parent's, so open the file for ourselves."""
-        with _registry_lock:
+        with _registry():
             if self._forks == _forks:
                 assert self._core is not None
                 return self._core
@@ -181,6 +221,7 @@ class Database:
             assert core is not None
             self._core = core
             self._writing = None
+            self._flushing = {}
             self._open = weakref.WeakSet()
             self._forks = _forks
             return core
@@ -189,16 +230,24 @@ class Database:
         return self._live().pager
 
     @contextlib.contextmanager
-    def _turn(self, core: _Core) -> Iterator[None]:
-        """The writer lock, for something other than a transaction."""
-        core.pager.lock(self._lock_timeout)
-        self._writing = threading.current_thread()
-        try:
-            self._live()  # it may have been closed while we waited
-            yield
-        finally:
-            self._writing = None
-            core.pager.unlock()
+    def _staying(self) -> Iterator[_Core]:
+        """The core, which is not closed meanwhile, whoever closes this handle."""
+        core = self._live()
+        with core.pager.gate.guest():
+            yield core
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[_Core]:
+        """The core and the writer lock, for something other than a transaction."""
+        with self._staying() as core:
+            core.pager.lock(self._lock_timeout)
+            self._writing = threading.current_thread()
+            try:
+                self._live()  # it may have been closed while we waited
+                yield core
+            finally:
+                self._writing = None
+                core.pager.unlock()
 
     def abandon(self) -> None:
         """In a forked child: what is open of this handle is the parent's."""
@@ -222,7 +271,6 @@ class Database:
         self._open.add(transaction)
         if self._core is None:  # closed by another thread since we looked, perhaps too early to see this transaction
             transaction.close()
-            core.close_if_unused()
             raise ClosedError(f"the database {self._path!r} is closed")
         return transaction
 
@@ -234,29 +282,34 @@ class Database:
         `ReadOnlyError`, `PoisonedError`, and `Error` at once if this thread has a
         write transaction open.
         """
-        core = self._live()
+        self._live()
         if self._read_only:
             raise ReadOnlyError(errno.EROFS, f"{self._path!r} was opened with read_only=True")
         lazy = _is_lazy(self._durability if durability is None else durability)
-        pager = core.pager
-        if not core.storage.is_current():
-            raise Error(
-                f"{self._path!r} is another file now, or gone: it was replaced, renamed or deleted while it was open; "
-                "what is open can still be read; close it and open the right file"
-            )
-        pager.lock(self._lock_timeout if timeout is None else timeout)
-        self._writing = threading.current_thread()
-        try:
-            self._live()  # it may have been closed while we waited
-            draft = pager.begin()
-        except BaseException:
-            self._writing = None
-            pager.unlock()
-            raise
-        snapshot = pager.gate.begin()
+        with self._staying() as core:
+            self._refuse_another_file(core)
+            pager = core.pager
+            pager.lock(self._lock_timeout if timeout is None else timeout)
+            self._writing = threading.current_thread()
+            try:
+                self._live()  # it may have been closed while we waited
+                draft = pager.begin()
+            except BaseException:
+                self._writing = None
+                pager.unlock()
+                raise
+            try:
+                snapshot = pager.gate.begin()
+            except BaseException:
+                self._writing = None
+                pager.finish(draft)
+                raise
         forks = _forks
 
         def hand_on() -> None:
+            flushed = threading.Lock()
+            flushed.acquire()
+            self._flushing[draft] = threading.current_thread(), flushed
             self._writing = None
 
         def commit(_draft: Any) -> None:
@@ -274,17 +327,39 @@ class Database:
                 pager.finish(draft)
             finally:
                 pager.gate.leave(snapshot)
+                flushing = self._flushing.pop(draft, None)
+                if flushing is not None:
+                    flushing[1].release()
 
-        transaction = WriteTransaction(draft, lambda: core.pin(snapshot), commit, end)
+        # A state that is not published yet is nobody's snapshot, so none can be pinned that keeps its pages.
+        pin = (lambda: core.pin(snapshot)) if snapshot.meta.transaction == draft.meta.transaction else None
+        transaction = WriteTransaction(draft, pin, commit, end)
         self._open.add(transaction)
         return transaction
 
+    def _refuse_another_file(self, core: _Core) -> None:
+        """Raise if the path of this handle leads to another file by now. Other handles may have other paths."""
+        if "disk" in self._options:
+            current = core.storage.is_current()
+        else:
+            try:
+                found = os.stat(self._path)
+            except (FileNotFoundError, NotADirectoryError):
+                current = False
+            else:
+                current = (found.st_dev, found.st_ino) == core.storage.identity()
+        if not current:
+            raise Error(
+                f"{self._path!r} is another file now, or gone: it was replaced, renamed or deleted while it was open; "
+                "what is open can still be read; close it and open the right file"
+            )
+
     def sync(self) -> None:
         """Make every transaction so far durable. One flush, or none if they are."""
-        core = self._live()
+        self._live()
         if self._read_only:
             return
-        with self._turn(core):
+        with self._turn() as core:
             core.pager.sync()
 
     # ------------------------------------------------------------ one call, one transaction
@@ -333,12 +408,8 @@ class Database:
 
     def stats(self) -> Stats:
         """What copy-on-write costs and saves, counted since this process opened the file. O(named trees)."""
-        core = self._live()
-        try:
+        with self._staying() as core:
             return core.pager.stats()
-        finally:
-            if self._core is None:  # closed by another thread meanwhile, which did not let go of what we looked at
-                core.close_if_unused()
 
     def info(self) -> dict[str, Any]:
         """The facts of the file: format, sizes, transactions, trees. O(named trees)."""
@@ -369,25 +440,18 @@ class Database:
 
     def readers(self) -> list[dict[str, Any]]:
         """The snapshots that are in use, oldest first: process, transaction, users, age in transactions."""
-        pager = self._pager()
-        newest = pager.meta.transaction
+        with self._staying() as core:
+            pager = core.pager
+            newest = pager.meta.transaction
+            found = [
+                (os.getpid(), snapshot.meta.transaction, snapshot.users)
+                for snapshot in pager.gate.snapshots()
+                if snapshot.users
+            ]
+            found += [(pin.owner, pin.transaction, 1) for pin in pager.words.others()]
         return [
-            {
-                "pid": os.getpid(),
-                "transaction": snapshot.meta.transaction,
-                "users": snapshot.users,
-                "behind": newest - snapshot.meta.transaction,
-            }
-            for snapshot in pager.gate.snapshots()
-            if snapshot.users
-        ] + [
-            {
-                "pid": pin.owner,
-                "transaction": pin.transaction,
-                "users": 1,
-                "behind": newest - pin.transaction,
-            }
-            for pin in pager.words.others()
+            {"pid": pid, "transaction": transaction, "users": users, "behind": newest - transaction}
+            for pid, transaction, users in found
         ]
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
@@ -396,12 +460,8 @@ class Database:
         Writers wait meanwhile, readers do not.  `progress` gets pages done and
         pages in all.  An empty list says that all is well.
         """
-        core = self._live()
-        pager = core.pager
-        if self._read_only:
-            return check(core.storage, progress=progress, only=pager.unsettled)
-        with self._turn(core):
-            return check(core.storage, progress=progress, only=pager.unsettled)
+        with self._staying() if self._read_only else self._turn() as core:
+            return check(core.storage, progress=progress, only=core.pager.unsettled)
 
     def copy(
         self,
@@ -428,7 +488,6 @@ class Database:
                 copy_whole(core.storage, snapshot, target, progress)
         finally:
             gate.end(snapshot)
-            core.close_if_unused()  # if the last handle was closed meanwhile
 
     # ------------------------------------------------------------ ending
 
@@ -447,17 +506,29 @@ class Database:
         core, self._core = self._core, None
         if core is None:
             return
+        try:
+            self._end_transactions(core)
+        finally:
+            core.leave()
+
+    def _end_transactions(self, core: _Core) -> None:
         writer = self._writing
         for transaction in self._transactions():
             if isinstance(transaction, Transaction):
                 transaction.close()
-            elif writer is threading.current_thread() or writer is None or not writer.is_alive():
+            elif not transaction.committing and (
+                writer is threading.current_thread() or writer is None or not writer.is_alive()
+            ):
                 transaction.abort()
         if self._writing is not None:
             # Another thread is writing: it may finish.
-            core.pager.lock(None)
-            core.pager.unlock()
-        core.leave()
+            with contextlib.suppress(PoisonedError):
+                core.pager.lock(None)
+                core.pager.unlock()
+        for thread, flushed in list(self._flushing.values()):
+            if thread is not threading.current_thread():
+                with flushed:
+                    pass  # its commit has come to its end
 
     def __enter__(self) -> Self:
         """Use it as a block; it closes at the end."""
@@ -568,7 +639,7 @@ def open_on(
     }
     if not real:
         options["disk"] = disk
-    with _registry_lock:
+    with _registry():
         storage = _open_storage(
             disk,
             target,
@@ -670,7 +741,9 @@ def _open_storage(
                 error.errno, f"{path!r} may be read but not written: open it with read_only=True"
             ) from None
         raise
-    create_file(disk, path, image(), mode)
+    # A link that leads to no file yet stays a link: the file is made where it leads.
+    target = os.path.realpath(path) if isinstance(disk, FileDisk) and os.path.islink(path) else path
+    create_file(disk, target, image(), mode)
     return disk.open(path, read_only=False)
 
 

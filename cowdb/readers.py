@@ -9,6 +9,10 @@ The first user of a snapshot in this process says so to the others (`sharing`),
 and one word tells whether another process has published a newer one.  A
 snapshot lives while it has users or is the current one, and the writer asks for
 the live ones before it uses a freed page again (I2, P6).
+
+Nobody closes the file under a snapshot that has users, nor under a guest: a
+thread that is at work on the file without a snapshot of its own, such as one
+that waits to write.  Who is the last to go is told to close it then.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from cowdb.errors import ClosedError, CorruptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cowdb.meta import Meta
     from cowdb.sharing import Sharing
@@ -59,9 +63,10 @@ class Gate:
         self._mapper = mapper
         self._used: set[Snapshot] = set()
         self._left: deque[Snapshot] = deque()
+        self._guests = 0
         self._current = self._newest(None)
         self._shut = False
-        self.when_idle: Callable[[], None] | None = None  # called when the last user has gone
+        self.when_idle: Callable[[], None] | None = None  # called when the last user has gone; must wait for nothing
 
     @property
     def current(self) -> Snapshot:
@@ -69,6 +74,8 @@ class Gate:
         if self._current.word != self._sharing.published:
             with self._lock:
                 self._current = self._newest(self._current)
+            if self._left:
+                self._settle()
         return self._current
 
     def _newest(self, before: Snapshot | None) -> Snapshot:
@@ -84,34 +91,42 @@ class Gate:
         raise CorruptionError(-1, "the lock file holds no published state; close the database in every process")
 
     def begin(self) -> Snapshot:
-        """Use the newest snapshot. O(1), no system call."""
-        if self._left:
-            self._settle()
+        """Use the newest snapshot. O(1), no system call. `ClosedError` if the gate is shut."""
         sharing = self._sharing
-        with self._lock:
-            if self._shut:
-                raise ClosedError("the database was closed in this very moment")
-            while True:
-                snapshot = self._current
-                if snapshot.word != sharing.published:
-                    snapshot = self._current = self._newest(snapshot)
-                if snapshot.users:
-                    snapshot.users += 1
-                    return snapshot
-                # First say what we are going to use, then look whether it is still the newest: the writer does
-                # it the other way round, so one of the two sees the other (I2).
-                snapshot.pin = sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
-                if snapshot.word == sharing.published:
-                    snapshot.users = 1
-                    self._used.add(snapshot)
-                    return snapshot
-                sharing.unpin(snapshot.pin)
+        try:
+            with self._lock:
+                self._refuse_if_shut()
+                while True:
+                    snapshot = self._current
+                    if snapshot.word != sharing.published:
+                        snapshot = self._current = self._newest(snapshot)
+                    if snapshot.users:
+                        snapshot.users += 1
+                        return snapshot
+                    # First say what we are going to use, then look whether it is still the newest: the writer does
+                    # it the other way round, so one of the two sees the other (I2).
+                    snapshot.pin = sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
+                    if snapshot.word == sharing.published:
+                        snapshot.users = 1
+                        self._used.add(snapshot)
+                        return snapshot
+                    sharing.unpin(snapshot.pin)
+        finally:
+            if self._left:
+                self._settle()
+
+    def _refuse_if_shut(self) -> None:
+        if self._shut:
+            raise ClosedError("the database was closed in this very moment")
 
     def again(self, snapshot: Snapshot) -> None:
-        """Use a snapshot once more that the caller is using."""
+        """Use a snapshot once more that the caller is using; `ClosedError` if somebody has ended that meanwhile."""
         with self._lock:
-            assert snapshot.users
+            if not snapshot.users:
+                raise ClosedError("this transaction was ended in this very moment")
             snapshot.users += 1
+        if self._left:
+            self._settle()
 
     def end(self, snapshot: Snapshot) -> None:
         """Stop using a snapshot. O(1), no system call."""
@@ -119,8 +134,8 @@ class Gate:
             self._end(snapshot)
         if self._left:
             self._settle()
-        if self.when_idle is not None and not self._used:
-            self.when_idle()
+        if self.when_idle is not None:
+            self._tell_if_idle()
 
     def _end(self, snapshot: Snapshot) -> None:
         snapshot.users -= 1
@@ -132,43 +147,74 @@ class Gate:
         """Stop using a snapshot, now or soon. Waits for no lock, so a finalizer may call it at any moment.
 
         Only if somebody is inside the gate in this very moment, it is left to
-        the next call: an idle process must not keep pages from the others.
+        him, when he comes out: an idle process must not keep pages from the others.
         """
         self._left.append(snapshot)
-        if self._lock.acquire(blocking=False):
-            try:
-                while self._left:
-                    self._end(self._left.popleft())
-            finally:
-                self._lock.release()
+        self._settle()
 
     def _settle(self) -> None:
-        """End the uses that finalizers left behind."""
+        """End the uses that finalizers left behind, unless somebody is inside: then he does, as he looks later."""
+        while self._left and self._lock.acquire(blocking=False):
+            try:
+                self._end_left()
+            finally:
+                self._lock.release()
+        if self.when_idle is not None:
+            self._tell_if_idle()
+
+    def _end_left(self) -> None:
+        """The same. The caller has the lock."""
         while self._left:
-            with contextlib.suppress(IndexError):  # another thread may have been faster
-                self.end(self._left.popleft())
+            self._end(self._left.popleft())
+
+    def _tell_if_idle(self) -> None:
+        when_idle = self.when_idle
+        if when_idle is not None and not self._used and not self._guests:
+            when_idle()
+
+    @contextlib.contextmanager
+    def guest(self) -> Iterator[None]:
+        """Be at work on the file, which is not closed meanwhile; `ClosedError` if the gate is shut."""
+        with self._lock:
+            self._refuse_if_shut()
+            self._guests += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._guests -= 1
+            self._settle()
 
     def publish(self, meta: Meta, raw: bytes, space: Space) -> None:
         """Let the readers that begin from now on, in every process, see `meta`, whose page is `raw`."""
         with self._lock:
             self._current = Snapshot(meta, space, self._sharing.publish(meta, raw))
+        if self._left:
+            self._settle()
 
     def snapshots(self) -> list[Snapshot]:
         """The live snapshots, oldest first. O(live)."""
-        self._settle()
         with self._lock:
+            self._end_left()
             live = self._used | {self._current}
+        if self._left:
+            self._settle()
         return sorted(live, key=_transaction) if len(live) > 1 else list(live)
 
     def shut(self) -> bool:
-        """Let nobody begin any more; False, and nothing changed, if a snapshot is in use."""
-        self._settle()
+        """Let nobody begin any more; False, and nothing changed, if a snapshot is in use or a guest is here."""
         with self._lock:
-            self._shut = not self._used
-            return self._shut
+            self._end_left()
+            shut = self._shut = not self._used and not self._guests
+        if not shut:
+            self._settle()  # who left while we were inside may have been the last
+        return shut
 
     def users(self) -> int:
         """Reads that are open now, and views that are held."""
-        self._settle()
         with self._lock:
-            return sum(snapshot.users for snapshot in self._used)
+            self._end_left()
+            users = sum(snapshot.users for snapshot in self._used)
+        if self._left:
+            self._settle()
+        return users

@@ -137,11 +137,14 @@ class WriteTransaction(WriteTree):
     def __init__(
         self,
         draft: Draft,
-        pin: Callable[[], Any],
+        pin: Callable[[], Any] | None,
         commit: Callable[[Draft], None],
         end: Callable[[Draft], None],
     ) -> None:
-        """`commit` makes the draft the state; `end` is called once, however the transaction ends."""
+        """`commit` makes the draft the state; `end` is called once, however the transaction ends.
+
+        `pin` as for a snapshot, or None: then views are of copies.
+        """
         super().__init__(draft.space, draft.meta.main, draft.changes)
         self._pin = pin
         draft.main = self
@@ -159,6 +162,11 @@ class WriteTransaction(WriteTree):
     def closed(self) -> bool:
         """True once the transaction was committed or aborted."""
         return self._end is None
+
+    @property
+    def committing(self) -> bool:
+        """True once a commit has let the writer lock go; it may still be on its way to the disk."""
+        return self._draft.handed_on
 
     # ------------------------------------------------------------ named trees
 
@@ -270,7 +278,7 @@ class WriteTransaction(WriteTree):
         raise TypeError("a transaction cannot be pickled; pickle the Database and begin another one there")
 
 
-def _writer_type(pin: Callable[[], Any]) -> Callable[..., WriteTree]:
+def _writer_type(pin: Callable[[], Any] | None) -> Callable[..., WriteTree]:
     """Makes the writers of named trees, which share the transaction's pin."""
 
     def make(*arguments: Any) -> WriteTree:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from cowdb import format as fmt
 from cowdb.cursor import ITEMS, KEYS, VALUES, Cursor, after_prefix, scan
-from cowdb.errors import KeyNotFoundError
+from cowdb.errors import CorruptionError, KeyNotFoundError
 from cowdb.tree import Reader, as_key, lookup_key
 from cowdb.writer import Writer
 
@@ -278,7 +278,7 @@ class WriteTree(Writer, _Readable, MutableMapping[bytes, bytes]):
 
     __slots__ = ("_pin",)
 
-    _pin: Callable[[], Any]
+    _pin: Callable[[], Any] | None
 
     def __setitem__(self, key: object, value: object) -> None:
         """Store `value` under `key`. O(log n)."""
@@ -352,12 +352,14 @@ class WriteTree(Writer, _Readable, MutableMapping[bytes, bytes]):
         if found is None:
             return None
         info, payload = found
+        pin = self._pin
         if info >> fmt.LENGTH_BITS == fmt.OVERFLOW:
             reference = fmt.unpack_reference(payload)
-            if reference.birth == self.changes.birth:
-                # A value of this very transaction: its pages are nobody's snapshot yet.
+            if pin is None or reference.birth == self.changes.birth:
+                # A value of this very transaction, or of one before it that is not published yet: its pages are
+                # nobody's snapshot.
                 return memoryview(self.fetch(payload))
-        return _view(self, self._pin, info, payload)
+        return _view(self, pin, info, payload)
 
 
 def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
@@ -369,9 +371,12 @@ def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         yield key, value
 
 
-def _view(tree: Reader, pin: Callable[[], Any], info: int, payload: bytes) -> memoryview:
+def _view(tree: Reader, pin: Callable[[], Any] | None, info: int, payload: bytes) -> memoryview:
     """A view of the value behind a leaf entry: of a copy if it lies in the leaf, else of the mapping itself."""
-    if info >> fmt.LENGTH_BITS != fmt.OVERFLOW:
+    if pin is None or info >> fmt.LENGTH_BITS != fmt.OVERFLOW:
         return memoryview(tree.value(info, payload))
     offset, length = tree.open_space().overflow(payload)
-    return memoryview(pin())[offset : offset + length].toreadonly()
+    view = memoryview(pin())[offset : offset + length].toreadonly()
+    if len(view) < length:  # I10: what is pinned ends with the snapshot's pages, and no sound reference leads beyond
+        raise CorruptionError(offset // tree.open_space().page_size, "an overflow run leads outside the snapshot")
+    return view

@@ -8,6 +8,7 @@ import gc
 import os
 import pathlib
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -505,6 +506,50 @@ def test_a_file_that_is_renamed_removed_or_replaced_while_it_is_open(tmp_path, w
         with cowdb.open(tmp_path / "elsewhere") as db:
             assert db[b"a"] == b"1"
             assert db.check() == []
+
+
+@pytest.mark.parametrize("how", ["renamed", "hard link", "link that leads elsewhere"])
+def test_each_handle_has_its_own_path(tmp_path, how):
+    """One file, one core, two names: what happens to one of them is the business of its handles alone."""
+    path, other = tmp_path / "db", tmp_path / "other"
+    cowdb.open(path).close()
+    if how == "renamed":
+        first = cowdb.open(path)
+        os.rename(path, other)
+    elif how == "hard link":
+        os.link(path, other)
+        first = cowdb.open(path)
+        os.unlink(path)
+    else:
+        os.symlink(path, tmp_path / "link")
+        first = cowdb.open(tmp_path / "link")
+        os.unlink(tmp_path / "link")
+        os.symlink(tmp_path / "nowhere", tmp_path / "link")
+        other = path
+    with first, cowdb.open(other) as second:
+        assert first._core is second._core
+        second[b"a"] = b"1"
+        assert first[b"a"] == b"1"
+        with pytest.raises(cowdb.Error, match="replaced, renamed or deleted") as caught:
+            first[b"b"] = b"2"
+        assert repr(first.path) in str(caught.value)
+        second[b"b"] = b"2"
+    with cowdb.open(other) as db:
+        assert dict(db.read().items()) == {b"a": b"1", b"b": b"2"}
+        assert db.check() == []
+
+
+def test_a_link_to_a_file_that_is_not_there_yet(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "db")
+    with cowdb.open(tmp_path / "link") as db:
+        db[b"a"] = b"1"
+    assert (tmp_path / "link").is_symlink()
+    with cowdb.open(tmp_path / "elsewhere" / "db", create=False) as db:
+        assert db[b"a"] == b"1"
+    (tmp_path / "lost").symlink_to(tmp_path / "missing" / "db")
+    with pytest.raises(FileNotFoundError):
+        cowdb.open(tmp_path / "lost")
 
 
 # ---------------------------------------------------------------- fork
@@ -1006,6 +1051,95 @@ def test_readers_of_many_threads_and_a_close(tmp_path):
     assert not database_module._cores
 
 
+def test_calls_of_many_threads_and_a_close(tmp_path, seconds=1.0):
+    """The story: a call that the close overtook used locks and descriptors that were closed, or closed a second time.
+
+    Errors came out that nobody could expect (EBADF, KeyError), and where the last one to leave was a writer, nobody
+    closed the file at all.
+    """
+    rng = random.Random(1)
+    errors = []
+    acknowledged = {}
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end:
+            db = cowdb.open(tmp_path / "db", durability=rng.choice(["full", "lazy"]))
+
+            def work(number, db=db):
+                count = acknowledged.get(number, 0)
+                try:
+                    while True:
+                        with db.write() as transaction:
+                            transaction[b"%d" % number] = b"%d" % (count + 1)
+                        count += 1
+                except cowdb.ClosedError:
+                    acknowledged[number] = count
+                except BaseException as error:  # noqa: BLE001 - whatever it was, the test looks at it
+                    errors.append(error)
+
+            def call(act):
+                try:
+                    while True:
+                        act()
+                except cowdb.ClosedError:
+                    pass
+                except BaseException as error:  # noqa: BLE001 - whatever it was, the test looks at it
+                    errors.append(error)
+
+            acts = rng.sample([db.stats, db.info, db.readers, db.sync, db.check, lambda db=db: db.get(b"1")], 2)
+            threads = [threading.Thread(target=work, args=(number,)) for number in range(rng.choice([1, 3]))]
+            threads += [threading.Thread(target=call, args=(act,)) for act in acts]
+            for thread in threads:
+                thread.start()
+            time.sleep(rng.random() * 0.02)
+            db.close()
+            for thread in threads:
+                thread.join(30)
+                assert not thread.is_alive(), "a thread hangs"
+            assert errors == []
+            assert not database_module._cores, "nobody has closed the file"
+            with cowdb.open(tmp_path / "db") as db:
+                for number, count in acknowledged.items():
+                    assert int(db.get(b"%d" % number, b"0")) == count
+                assert db.check() == []
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_close_from_a_signal_handler_in_the_middle_of_a_commit_lets_the_commit_end(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    pager = db._core.pager
+    pager.failpoint = lambda point: db.close() if point == "flush" else None
+    db[b"a"] = b"1"
+    assert db.closed
+    assert not database_module._cores
+    with cowdb.open(tmp_path / "db") as db:
+        assert db[b"a"] == b"1"
+
+
+def test_an_error_that_nobody_waits_for_is_logged(tmp_path, caplog, monkeypatch):
+    db = cowdb.open(tmp_path / "db")
+    db[b"large"] = b"L" * 50_000
+    with db.read() as snapshot:
+        view = snapshot.get_view(b"large")
+    storage = db._core.storage
+    db.close()
+
+    def fail():
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(storage, "flush", fail)
+    del view
+    gc.collect()
+    assert not database_module._cores
+    assert "closing" in caplog.text
+    monkeypatch.undo()
+    with cowdb.open(tmp_path / "db") as db:
+        assert len(db[b"large"]) == 50_000
+
+
 def test_a_core_that_a_finalizer_closes_in_the_moment_of_opening_is_opened_anew(tmp_path):
     db = cowdb.open(tmp_path / "db")
     core = db._core
@@ -1102,7 +1236,7 @@ def test_the_end_of_a_view_does_not_wait_for_an_opening(tmp_path):
     held, go = threading.Event(), threading.Event()
 
     def hold():
-        with database_module._registry_lock:
+        with database_module._registry():
             held.set()
             go.wait(10)
 
@@ -1112,10 +1246,10 @@ def test_the_end_of_a_view_does_not_wait_for_an_opening(tmp_path):
     view.release()
     del view
     gc.collect()
+    assert database_module._cores
     go.set()
     thread.join()
-    cowdb.open(tmp_path / "db").close()
-    assert not database_module._cores
+    assert not database_module._cores, "who was opening closes it"
 
 
 # ---------------------------------------------------------------- conveniences, info

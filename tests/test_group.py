@@ -134,10 +134,10 @@ def db(disk):
     db.close()
 
 
-def held(db, brake, key=b"leader", **options):
+def held(db, brake, key=b"leader", value=b"v", **options):
     """A thread whose commit is in the middle of its flush."""
     brake.on = True
-    job = putting(db, key, **options)
+    job = putting(db, key, value, **options)
     brake.wait()
     return job
 
@@ -241,6 +241,21 @@ def test_a_writer_sees_what_is_sealed_before_it(db, brake):
 
 
 # ---------------------------------------------------------------- what comes in between
+
+
+def test_a_view_of_a_sealed_value_is_a_copy(db, brake):
+    """The story: it pinned the snapshot before, which does not have these pages, so they were used again under it."""
+    put(db, b"large", b"0" * 20_000)
+    leader = held(db, brake, b"large", b"1" * 20_000)
+    with db.write() as transaction:
+        assert transaction.id == db._core.pager.meta.transaction + 2
+        view = transaction.get_view(b"large")
+        brake.release()
+        leader.outcome()
+        del transaction[b"large"]
+    for number in range(2, 10):
+        put(db, b"large", b"%d" % number * 20_000)
+    assert view == b"1" * 20_000
 
 
 def test_an_abort_between_members(db, brake):

@@ -7,10 +7,12 @@ nobody's way (promises 2, 3 and 6).
 from __future__ import annotations
 
 import errno
+import gc
 import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -165,6 +167,30 @@ def test_views_pin_for_another_process_too(path):
         assert other("bytes(view) == b'1' * 50_000")
         other("del view; db.get(b'')")
         assert db.readers() == []
+
+
+def test_a_view_of_a_snapshot_whose_file_another_process_has_cut(path):
+    """The story: the view was to cover all that had been mapped, and the file was shorter by then."""
+    with cowdb.open(path, page_size=4096) as db, Child(path=path) as other:
+        db[b"view"] = b"V" * 20_000
+        with db.write() as txn:
+            txn.update({b"%04d" % number: b"x" * 1500 for number in range(3000)})
+        mapped = db._core.pager.gate.current.space.pages
+        other(OPEN)
+        other("with db.write() as t: t.delete_range(b'0', b'a')")
+        snapshots = []
+        while os.path.getsize(path) >= mapped * 4096:
+            snapshots[:-1] = []
+            snapshots.append(db.read())
+            other("db[b'n'] = b'1' * 5000")
+        assert snapshots[-1]._snapshot.meta.page_count < mapped
+        view = snapshots[-1].get_view(b"view")
+        snapshots[-1].close()
+        for number in range(10):
+            other("db[b'view'] = b'%d' % number * 20_000", number=number)
+        assert view == b"V" * 20_000
+        del view, snapshots
+    checked(path)
 
 
 @pytest.mark.guarantee
@@ -491,6 +517,31 @@ def loop(seconds):
         assert db.check() == []
 
 
+def test_a_close_while_another_process_writes_and_a_thread_waits_for_it(path):
+    db = cowdb.open(path)
+    with Child(path=path) as other:
+        other("db = cowdb.open(path); t = db.write(); t[b'a'] = b'1'")
+        waiting = []
+
+        def wait():
+            try:
+                db.write()
+            except BaseException as error:  # noqa: BLE001 - the test looks at it
+                waiting.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        until(lambda: other("db._core.pager.words.contended()"))
+        db.close()
+        assert waiting == []
+        assert other("t.commit()") is None
+        thread.join(10)
+        assert isinstance(waiting[0], cowdb.ClosedError)
+        assert not database_module._cores, "who waited closes the file"
+        other("db[b'b'] = b'2'; db.close()")
+    assert checked(path) == {b"a": b"1", b"b": b"2"}
+
+
 # ---------------------------------------------------------------- everything at once
 
 WRITER = """
@@ -694,6 +745,32 @@ def test_transactions_that_were_open_at_a_fork_raise_in_the_child_and_live_on_in
         writer.commit()
         reader.close()
     assert checked(path)[b"n"] == b"1"
+
+
+@pytest.mark.guarantee
+def test_a_view_that_ends_in_a_forked_child_still_pins_in_the_parent(path):
+    """The story: the child's copy of the view took the parent's word out of the lock file."""
+    with cowdb.open(path, page_size=4096) as db, Child(path=path) as other:
+        db[b"large"] = b"L" * 50_000
+        with db.read() as snapshot:
+            view = snapshot.get_view(b"large")
+        other(OPEN)
+
+        def end():
+            nonlocal view
+            assert view == b"L" * 50_000
+            del view
+            gc.collect()
+
+        in_a_fork(end)
+        assert [reader["pid"] for reader in other("db.readers()")] == [os.getpid()]
+        for number in range(10):
+            other("db[b'large'] = b'%d' % number * 50_000", number=number)
+        assert view == b"L" * 50_000
+        del view
+        gc.collect()
+        assert other("db.readers()") == []
+    checked(path)
 
 
 def test_a_child_that_never_touches_the_database_disturbs_nobody(path):

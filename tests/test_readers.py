@@ -122,3 +122,68 @@ def test_a_gate_shuts_only_when_nobody_is_inside(space):
     assert gate.shut()
     with pytest.raises(ClosedError):
         gate.begin()
+
+
+def test_what_a_finalizer_leaves_while_somebody_is_inside_is_ended_when_he_comes_out(space):
+    """The story: it was left to the next call, so an idle process kept pages from the others."""
+    gate = Gate(FIRST, space)
+    old = gate.begin()
+    sharing = gate._sharing
+
+    def collect(act):
+        def inside(*arguments):
+            if old.users:
+                gate.leave(old)
+                assert old.users, "somebody is inside"
+            return act(*arguments)
+
+        return inside
+
+    sharing.publish = collect(sharing.publish)
+    gate.publish(dataclasses.replace(FIRST, transaction=2), space)
+    assert not old.users
+    old = gate.begin()
+    gate.publish(dataclasses.replace(FIRST, transaction=3), space)
+    sharing.pin = collect(sharing.pin)
+    gate.begin()
+    assert not old.users
+
+
+def test_nobody_shuts_the_gate_behind_a_guest_and_the_last_one_out_tells(space):
+    gate = Gate(FIRST, space)
+    told = []
+    with gate.guest(), gate.guest():
+        gate.when_idle = lambda: told.append(gate.shut())
+        assert not gate.shut()
+        snapshot = gate.begin()
+    gate.leave(gate.begin())
+    assert told == []
+    gate.leave(snapshot)
+    assert told == [True]
+    with pytest.raises(ClosedError), gate.guest():
+        pass
+
+
+def test_a_use_that_has_ended_is_not_shared(space):
+    gate = Gate(FIRST, space)
+    snapshot = gate.begin()
+    gate.end(snapshot)
+    with pytest.raises(ClosedError):
+        gate.again(snapshot)
+    assert gate.users() == 0
+
+
+def test_a_gate_that_shuts_itself_while_it_is_being_shut_is_shut_once(space):
+    """The story: who was left was counted out, that told the owner, who closed the file within the first closing."""
+    gate = Gate(FIRST, space)
+    snapshot = gate.begin()
+    closed = []
+
+    def close():
+        if not closed and gate.shut():
+            closed.append(1)
+
+    gate.when_idle = close
+    gate._left.append(snapshot)
+    close()
+    assert closed == [1]
