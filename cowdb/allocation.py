@@ -49,6 +49,7 @@ class Allocator:
         self.free: FreeList | None = None
         self._scanned = b""  # key of the last free tree record that was looked at in vain
         self._scan_blockers: set[int] = set()
+        self._dry = False  # all records were looked at in vain
 
     def load(self, meta: Meta, live: list[int]) -> None:
         """Take the free list that `meta` carries; another process may have written it. O(carried runs)."""
@@ -62,16 +63,22 @@ class Allocator:
             free.add(run, live)
         self.free = free
         self.base = meta.transaction
+        self._scan_anew()
+
+    def _scan_anew(self) -> None:
         self._scanned = b""
         self._scan_blockers = set()
+        self._dry = False
 
     def release(self, draft: Draft, live: list[int]) -> None:
         """Take what the draft has freed so far into the free list. Its own state never sees those pages (I2)."""
+        freed = draft.changes.freed
+        if not freed:
+            return
         assert self.free is not None
-        transaction = draft.changes.birth
-        for run in coalesce(draft.changes.freed, transaction):
+        for run in coalesce(freed, draft.changes.birth):
             self.free.add(run, live)
-        draft.changes.freed.clear()
+        freed.clear()
 
     def allot(
         self, draft: Draft, writers: list[Writer], live: list[int], *, fetch: bool = True
@@ -96,11 +103,11 @@ class Allocator:
             if start is None:
                 start = self._beyond(draft, length)
             placed.setdefault(length, []).append(start)
+        short = single - self.free.ready_pages
         taken: list[Run] = self.free.take(single)
-        short = single - sum(length for _, length in taken)
-        if short:
+        if short > 0:
             taken.append((self._beyond(draft, short), short))
-        numbers = itertools.chain.from_iterable(range(start, start + length) for start, length in taken)
+        numbers = itertools.chain.from_iterable([range(start, start + length) for start, length in taken])
         return numbers, placed
 
     def _beyond(self, draft: Draft, pages: int) -> int:
@@ -144,13 +151,17 @@ class Allocator:
         assert free is not None
         if free.ready_pages >= wanted or not (draft.free_changed() or draft.meta.free.depth):
             return
-        if not self._scan_blockers <= set(live):
-            self._scanned = b""
-            self._scan_blockers = set()
+        if not self._scan_blockers.issubset(live):
+            self._scan_anew()
+        if self._dry:
+            return
         may_grow = self.max_pages is None or draft.page_count + wanted <= self.max_pages
         budget = _RECORDS_EXAMINED + (wanted - free.ready_pages) // 8 if may_grow else fmt.MAX_U48
         path = Path(draft.free)
-        while free.ready_pages < wanted and budget and path.seek(self._scanned + b"\0" if self._scanned else b""):
+        while free.ready_pages < wanted and budget:
+            if not path.seek(self._scanned + b"\0" if self._scanned else b""):
+                self._dry = True
+                return
             budget -= 1
             key, value = draft.free.entry(path)
             runs = self._decode_record(draft.meta, key, value)
@@ -189,6 +200,7 @@ class Allocator:
             return
         per_record = fmt.runs_per_record(self.page_size)
         moved = free.spill(capacity // 2)
+        self._dry = False
         for chunk, first in enumerate(range(0, len(moved), per_record)):
             part = moved[first : first + per_record]
             flat = [number for run in part for number in run]

@@ -242,6 +242,8 @@ class Descriptor(NamedTuple):
 
     def pack(self) -> bytes:
         """Its 64 bytes."""
+        if self is EMPTY_TREE:
+            return bytes(DESCRIPTOR_SIZE)
         return TREE_DESCRIPTOR.struct.pack(
             self.root.pack(), self.depth, self.branch_pages, self.leaf_pages, self.overflow_pages, b""
         )
@@ -249,6 +251,8 @@ class Descriptor(NamedTuple):
 
 def unpack_descriptor(raw: bytes) -> Descriptor:
     """The tree descriptor that `raw`, 64 bytes, holds."""
+    if raw == bytes(DESCRIPTOR_SIZE):
+        return EMPTY_TREE
     root, depth, branch, leaf, overflow, _ = TREE_DESCRIPTOR.struct.unpack(raw)
     return Descriptor(unpack_reference(root), depth, branch, leaf, overflow)
 

@@ -80,6 +80,8 @@ class FreeList:
 
     def settle(self, live: Sequence[int]) -> None:
         """Look again at the runs whose blocker is gone. O(those runs)."""
+        if not self._held:
+            return
         for blocker in self._held.keys() - live:
             for run in self._held.pop(blocker):
                 self.held_runs -= 1
@@ -174,8 +176,10 @@ class FreeList:
 
     def take_tail(self, page_count: int) -> int:
         """Cut the ready run that ends at `page_count` off; the new page count. O(log n)."""
-        if any(start + length == page_count for start, length in self._fresh):
-            self._sort_in()
+        for start, length in self._fresh:
+            if start + length == page_count:
+                self._sort_in()
+                break
         if self._lengths:
             start, length = self._lengths.peekitem(-1)
             if start + length == page_count:

@@ -17,7 +17,6 @@ field before anybody may compute with it (I10).
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
@@ -67,9 +66,11 @@ class Meta:
 
 def encode(meta: Meta, slot: int) -> bytes:
     """The page of `meta` for slot 0 or 1, checksum included. O(page size)."""
-    header = fmt.PAGE_HEADER.struct.pack(0, fmt.META_KIND, 0, 0, slot, meta.transaction, 0, 0, 0, 0)
-    body = fmt.META.struct.pack(
-        header,
+    page = bytearray(meta.page_size)
+    fmt.META.struct.pack_into(
+        page,
+        0,
+        fmt.PAGE_HEADER.struct.pack(0, fmt.META_KIND, 0, 0, slot, meta.transaction, 0, 0, 0, 0),
         fmt.MAGIC,
         fmt.FORMAT_VERSION,
         0,
@@ -87,10 +88,10 @@ def encode(meta: Meta, slot: int) -> bytes:
         len(meta.carried),
         b"",
     )
-    page = bytearray(meta.page_size)
-    page[: len(body)] = body
     if meta.carried:
-        flat = itertools.chain.from_iterable(meta.carried)
+        flat: list[int] = []
+        for run in meta.carried:
+            flat += run
         fmt.runs_struct(len(meta.carried)).pack_into(page, fmt.META.size, *flat)
     checksum = crc32c(memoryview(page)[fmt.CHECKSUM_SIZE :])
     page[: fmt.CHECKSUM_SIZE] = checksum.to_bytes(fmt.CHECKSUM_SIZE, "little")

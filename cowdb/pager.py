@@ -108,7 +108,8 @@ class Pager:
         self._closed = False
         self._has_turn = False  # this process may write (it holds the lock between processes)
         self._fresh_turn = False  # ... and has not looked yet how the one before it left the file
-        self._group = threading.Condition(threading.RLock())  # guards the two below
+        self._group = threading.RLock()  # guards the two below
+        self._group_moved = threading.Condition(self._group)
         self._pending: list[Member] = []  # sealed, not durable yet
         self._in_flight: list[Member] = []  # being flushed
         self._durable_pages = meta.page_count
@@ -138,11 +139,14 @@ class Pager:
     def live(self) -> list[int]:
         """Transactions that a freed page must wait for, ascending: readers, the published one, D (P6)."""
         live = {snapshot.meta.transaction for snapshot in self.gate.snapshots()}
-        live.update(pin.transaction for pin in self.words.others())
+        for pin in self.words.others():
+            live.add(pin.transaction)
         with self._group:
-            live.update(member.meta.transaction for member in self._in_flight + self._pending)
-        if self.words.durable is not None:
-            live.add(self.words.durable[0])
+            for member in self._in_flight + self._pending:
+                live.add(member.meta.transaction)
+        durable = self.words.durable
+        if durable is not None:
+            live.add(durable[0])
         return sorted(live)
 
     # ------------------------------------------------------------ begin and end of a write
@@ -335,14 +339,13 @@ class Pager:
 
         # 5. Write the dirty pages, neighbours together.
         self.failpoint("write pages")
-        self._write_pages(sealed)
+        written = self._write_pages(sealed)
         self.failpoint("hand on")
-        for number, _ in sealed:
-            space.trust(number, transaction)
+        space.trust(sealed, transaction)
         draft.allotted = False
         self.next_transaction = _next_id(transaction)
         allocator.base = transaction
-        written = _bytes_of(sealed) + draft.written * self.page_size
+        written += draft.written * self.page_size
         member = Member(meta, space, written, changes.copied, changes.operations, self._page_writes)
         if lazy:
             self._drain()
@@ -451,7 +454,7 @@ class Pager:
                 if member.done:
                     return
                 if self._in_flight:
-                    self._group.wait()
+                    self._group_moved.wait()
                     return
                 self._refuse_member()
                 # Choosing the newest and counting all of them as live is one step (P6).
@@ -475,7 +478,7 @@ class Pager:
             elif not published:
                 waiting = group + waiting  # interrupted before it began
             self._pending = waiting
-            self._group.notify_all()
+            self._group_moved.notify_all()
 
     def _refuse_member(self) -> None:
         if self._poison is not None:
@@ -559,11 +562,12 @@ class Pager:
             self._not_committed("mapping the file", error)
         return Space(mapping, self.page_size, verify=self._verify, before=before)
 
-    def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> None:
-        """Write sealed pages, neighbours in one call."""
+    def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> int:
+        """Write sealed pages, neighbours in one call; how many bytes that was."""
         self._page_writes += 1
         sealed.sort(key=_number)
         size = self.page_size
+        written = 0
         try:
             offset = end = -1
             buffers: list[Any] = []
@@ -571,16 +575,19 @@ class Pager:
                 if number * size != end:
                     if buffers:
                         self.storage.write(offset, buffers)
+                        written += end - offset
                     offset = end = number * size
                     buffers = []
                 buffers += parts
                 end += sum(map(len, parts))
             if buffers:
                 self.storage.write(offset, buffers)
+                written += end - offset
         except OSError as error:
             self._not_committed("writing pages", error)
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self._fail("writing pages", error)
+        return written
 
     def _write_meta(self, slot: int, raw: bytes, state: str = _UNKNOWN) -> None:
         try:
@@ -669,8 +676,7 @@ class Pager:
         for writer in writers:
             writer.seal(numbers, place, _collector(sealed))
         self._extend(draft)
-        self._write_pages(sealed)
-        draft.written += _bytes_of(sealed) // self.page_size
+        draft.written += self._write_pages(sealed) // self.page_size
         space = draft.main.open_space()
         if draft.page_count > space.pages:
             draft.move(self._map(space))
@@ -808,10 +814,6 @@ def _next_id(transaction: int) -> int:
 
 def _no_failpoint(_name: str) -> None:
     """Tests put something else here."""
-
-
-def _bytes_of(sealed: list[tuple[int, list[Any]]]) -> int:
-    return sum(len(buffer) for _, buffers in sealed for buffer in buffers)
 
 
 def _number(sealed: tuple[int, list[Any]]) -> int:

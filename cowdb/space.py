@@ -79,10 +79,14 @@ class Space:
             self._visits.clear()
         self.branches[bits] = [page.key(index) for index in range(1, cells)], list(map(page.reference, range(cells)))
 
-    def trust(self, number: int, birth: int) -> None:
-        """Page `number` was written by this process: it is met already."""
-        if number < self.pages:
-            self.verified[number] = birth & BIRTH_MASK
+    def trust(self, written: list[tuple[int, Any]], birth: int) -> None:
+        """These page numbers (the first of each pair) were written by this process: they are met already."""
+        verified = self.verified
+        birth &= BIRTH_MASK
+        pages = self.pages
+        for number, _ in written:
+            if number < pages:
+                verified[number] = birth
 
     def cut(self, pages: int) -> None:
         """Forget the pages from number `pages` on: the file is about to be cut there."""

@@ -22,7 +22,6 @@ touched no allocator, and neighbours in key order become neighbours on disk.
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -630,9 +629,10 @@ class Writer(Reader):
 
     def dirty_pages(self) -> tuple[int, list[int]]:
         """How many single pages the seal will write, and the lengths in pages of its overflow runs."""
-        runs = [fmt.overflow_pages(len(value), self.page_size) for value in self.large.values()]
         self._order = _dirty_below(self.page) if self.page is not None else []
-        return len(self._order), runs
+        if not self.large:
+            return len(self._order), []
+        return len(self._order), [fmt.overflow_pages(len(value), self.page_size) for value in self.large.values()]
 
     def seal(self, numbers: Iterator[int], place_run: Callable[[int], int], emit: Emit) -> fmt.Descriptor:
         """Give every dirty page its number, birth and checksum, children first, and hand it to `emit`.
@@ -645,7 +645,7 @@ class Writer(Reader):
         if not self.version:
             return self._sealed
         order, self._order = self._order, []
-        branches = list(itertools.islice(numbers, sum(page.level > 0 for page, _ in order)))
+        branches = [next(numbers) for page, _ in order if page.level]
         birth = self.changes.birth
         for page, kids in order:
             for index, kid in kids:
