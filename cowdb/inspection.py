@@ -141,7 +141,7 @@ class State:
         self.source = source
         self.meta = meta
         self.page_size: Final = meta.page_size
-        self._branches: dict[fmt.Reference, tuple[Page, list[fmt.Reference]]] = {}
+        self._branches: dict[tuple[fmt.Reference, Bounds, int], tuple[Page, list[fmt.Reference]]] = {}
 
     # ------------------------------------------------------------ trees
 
@@ -238,16 +238,12 @@ class State:
 
     def branch(self, ref: fmt.Reference, bounds: Bounds, limit: int) -> tuple[Page, list[fmt.Reference]]:
         """A branch and the references to its children; the last ones used are kept."""
-        found = self._branches.get(ref)
-        if found is None or not bounds.level:
+        found = self._branches.get((ref, bounds, limit))
+        if found is None:
             page = self.page(ref, bounds, limit)
-            stops = [end + fmt.REFERENCE_SIZE for end in page.ends]
-            if max(stops) > self.page_size:
-                raise CorruptionError(ref.number, "a cell reaches over the end of the page (I10)")
-            refs = [fmt.unpack_reference(page.raw[end:stop]) for end, stop in zip(page.ends, stops, strict=True)]
             if len(self._branches) >= _KEPT:
                 self._branches.clear()
-            found = self._branches[ref] = (page, refs)
+            found = self._branches[ref, bounds, limit] = (page, references(page))
         return found
 
     def value(self, page: Page, index: int) -> bytes:
@@ -290,13 +286,24 @@ class State:
                     raise CorruptionError(number, f"kind {header[4]} where an overflow run belongs")
             yield piece
 
+    def runs_of(self, page: Page) -> list[fmt.Reference]:
+        """The references to overflow runs in a leaf; raises `CorruptionError`. O(cells)."""
+        if max(words(page)) <= fmt.LENGTH_MASK:
+            return []
+        found = [cell(page, index) for index in range(len(page.offsets))]
+        return [fmt.unpack_reference(page.raw[start:stop]) for kind, start, stop in found if kind == fmt.OVERFLOW]
+
     # ------------------------------------------------------------ walking
 
-    def walk(self, tree: Tree, seen: PageMap | None = None, *, values: bool = False) -> Iterator[Visit]:
+    def walk(
+        self, tree: Tree, seen: PageMap | None = None, *, values: bool = False, since: int = -1
+    ) -> Iterator[Visit]:
         """Every page of a tree, from the root down, in key order; behind damage it goes on.
 
-        Overflow runs come after their leaf; with `values` they are read and verified, else only
-        their place is looked at.  `seen` carries the pages met from one walk of this state to the next.
+        Overflow runs come after their leaf; with `values` they are read and
+        verified, else only their header is looked at.  Pages born up to
+        transaction `since` are not entered.  `seen` carries the pages met from
+        one walk of this state to the next.
         O(pages) and one byte of memory a page.
         """
         descriptor = tree.descriptor
@@ -318,9 +325,10 @@ class State:
             yield Visit(tree.name, kind, ref, bounds.level, 1, parent, bounds, page, damage)
             if page is None:
                 continue
-            stack.extend((kid, page.birth, ref.number) for kid in reversed(kids))
+            stack.extend((kid, page.birth, ref.number) for kid in reversed(kids) if kid.ref.birth > since)
             if not bounds.level:
-                yield from self._runs(tree, page, ref, bounds, seen, values=values)
+                runs = self._runs(tree, page, ref, bounds, seen, values=values)
+                yield from (run for run in runs if run.ref.birth > since)
 
     def _runs(
         self, tree: Tree, page: Page, leaf: fmt.Reference, bounds: Bounds, seen: PageMap, *, values: bool

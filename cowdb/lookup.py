@@ -68,23 +68,25 @@ class Tree:
 
     def path(self, key: bytes) -> list[Step]:
         """The pages that a search for `key` visits, root first; [] in an empty tree. O(log n)."""
-        steps: list[Step] = []
+        return list(self.steps(key))
+
+    def steps(self, key: bytes) -> Iterator[Step]:
+        """As `path`, one at a time: what comes before a damaged page is seen."""
         if not self.descriptor.depth:
-            return steps
+            return
         ref, limit = self.descriptor.root, self.limit
         bounds = Bounds(self.descriptor.depth - 1, b"", None)
         while bounds.level:
             page, refs = self.state.branch(ref, bounds, limit)
             keys = separators(page)
             index = bisect_right(keys, key)
-            steps.append(Step(ref, bounds.level, page, index, bounds))
+            yield Step(ref, bounds.level, page, index, bounds)
             bounds = child_bounds(bounds, keys, index)
             ref, limit = refs[index], page.birth
         page = self.state.page(ref, bounds, limit)
         suffix = _suffix(page, key)
         index = suffix if isinstance(suffix, int) else bisect_left(page.suffixes, suffix)
-        steps.append(Step(ref, 0, page, index, bounds))
-        return steps
+        yield Step(ref, 0, page, index, bounds)
 
     def at(self, step: Step, key: bytes) -> bool:
         """Whether the search that ended in `step` found `key`."""
@@ -117,14 +119,14 @@ class Tree:
 
         O(log n + entries); memory for one leaf and its values.
         """
-        for leaf, low, high in self._ranges(start, stop, reverse=reverse, skip=skip):
+        for leaf, low, high in self.ranges(start, stop, reverse=reverse, skip=skip):
             yield leaf, self._entries(leaf.page, low, high, reverse=reverse)
 
     def items(
         self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False, skip: int = 0
     ) -> Iterator[tuple[bytes, bytes]]:
         """The entries with start <= key < stop in key order, or the reverse, without the first `skip`. O(log n + n)."""
-        for leaf, low, high in self._ranges(start, stop, reverse=reverse, skip=skip):
+        for leaf, low, high in self.ranges(start, stop, reverse=reverse, skip=skip):
             page = leaf.page
             if max(words(page)) <= fmt.LENGTH_MASK:
                 yield from self._entries(page, low, high, reverse=reverse)
@@ -136,7 +138,7 @@ class Tree:
         self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False, skip: int = 0
     ) -> Iterator[bytes]:
         """The keys alone; values are not read. As `items`."""
-        for leaf, low, high in self._ranges(start, stop, reverse=reverse, skip=skip):
+        for leaf, low, high in self.ranges(start, stop, reverse=reverse, skip=skip):
             page = leaf.page
             keys = [page.prefix + suffix for suffix in page.suffixes[low:high]]
             yield from reversed(keys) if reverse else keys
@@ -155,10 +157,10 @@ class Tree:
         entries = list(zip(keys, values, strict=True))
         return entries[::-1] if reverse else entries
 
-    def _ranges(
-        self, start: bytes | None, stop: bytes | None, *, reverse: bool, skip: int
+    def ranges(
+        self, start: bytes | None = None, stop: bytes | None = None, *, reverse: bool = False, skip: int = 0
     ) -> Iterator[tuple[Leaf, int, int]]:
-        """Leaves in order, each with the cells low <= index < high that are asked for."""
+        """Leaves in order, each with the cells low <= index < high that are asked for. As `items`."""
         total = self.count(start, stop) if start is not None or stop is not None else len(self)
         first = 0 if start is None else self.rank(start)
         if skip >= total or total <= 0:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cowdb.inspection import State
     from cowdb.lockfile import Pin
 
-__all__ = ["held_by", "live_snapshots", "other_pins", "process_name"]
+__all__ = ["durable_transaction", "held_by", "live_snapshots", "other_pins", "process_name"]
 
 _RUNS_COUNTED: Final = 100_000
 """Free runs that are looked at to say what a snapshot holds back; more take too long for a glance."""
@@ -30,6 +30,13 @@ def other_pins(path: str) -> list[Pin]:
         mine = os.getpid()
         pins = [pin for pin in words.others() if pin.owner != mine]
     return sorted(pins, key=lambda pin: (pin.transaction, pin.owner))
+
+
+def durable_transaction(path: str) -> int | None:
+    """The newest transaction that is known to be on disk, D, if those inside know it; else None."""
+    with sharing(path) as (_, words):
+        durable = words.durable
+    return durable[0] if durable else None
 
 
 def live_snapshots(path: str, state: State, *, count_held: bool = True) -> list[dict[str, Any]]:
