@@ -18,15 +18,15 @@ instead; issues ITS 7756, 8238 and 8258 are what that costs.)
 from __future__ import annotations
 
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from cowdb.errors import ReadOnlyError
+from cowdb.errors import CorruptionError, ReadOnlyError
 from cowdb.path import Path
 from cowdb.tree import Reader, as_key
 from cowdb.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from cowdb.page import Page
 
@@ -65,12 +65,19 @@ def scan(
 
 
 def _leaves(tree: Reader, low: bytes | None, high: bytes | None, *, reverse: bool) -> Iterator[tuple[Page, int, int]]:
-    """Each leaf of the range with the indexes of its first entry and behind its last one."""
+    """Each leaf of the range with the indexes of its first entry and behind its last one.
+
+    A forged file may lead to one page many times: more clean leaves than the file has pages are not believed.
+    """
     path = Path(tree)
+    left = tree.open_space().pages
     if reverse:
         more = path.edge(last=True) if high is None else path.seek_before(high, inclusive=False)
         while more:
             leaf = path.leaf
+            left -= leaf.at > 0  # a dirty page lies in memory of its own
+            if left < 0:
+                raise _endless()
             first = 0
             if low is not None and leaf.key(0) < low:
                 first = leaf.lower_bound(low)
@@ -80,6 +87,9 @@ def _leaves(tree: Reader, low: bytes | None, high: bytes | None, *, reverse: boo
     more = path.edge(last=False) if low is None else path.seek(low)
     while more:
         leaf = path.leaf
+        left -= leaf.at > 0
+        if left < 0:
+            raise _endless()
         last = leaf.cells
         if high is not None and leaf.key(last - 1) >= high:
             yield leaf, path.index, leaf.lower_bound(high)
@@ -88,20 +98,47 @@ def _leaves(tree: Reader, low: bytes | None, high: bytes | None, *, reverse: boo
         more = path.next_leaf()
 
 
-def _batches(tree: Reader, kind: int, low: bytes | None, high: bytes | None, *, reverse: bool) -> Iterator[list[Any]]:
-    """The range of an unchanging tree, a list a leaf."""
+def _endless() -> CorruptionError:
+    return CorruptionError(-1, "a tree has more leaves than the file has pages, or its keys do not rise")
+
+
+def _batches(
+    tree: Reader, kind: int, low: bytes | None, high: bytes | None, *, reverse: bool
+) -> Iterator[Iterable[Any]]:
+    """The range of an unchanging tree, a list a leaf; an iterator where values are large, which reads one at a time."""
     size = tree.open_space().page_size
-    fetch = tree.fetch
+    large: list[bytes] = []
+
+    def postpone(reference: bytes) -> Any:
+        """Stands for a large value until it is asked for."""
+        large.append(reference)
+        return large
+
     for leaf, first, last in _leaves(tree, low, high, reverse=reverse):
         if kind == KEYS:
             batch: list[Any] = leaf.keys(first, last, size)
         else:
-            batch = leaf.items(first, last, size, fetch)
+            batch = leaf.items(first, last, size, postpone)
+            if large:
+                if reverse:
+                    batch.reverse()
+                    large.reverse()
+                yield _fetched(tree, kind, batch, large)
+                large = []
+                continue
             if kind == VALUES:
                 batch = [value for _, value in batch]
         if reverse:
             batch.reverse()
         yield batch
+
+
+def _fetched(tree: Reader, kind: int, batch: list[Any], large: list[bytes]) -> Iterator[Any]:
+    """Entries of a leaf, each with its value; `large` itself stands where the next reference in it leads to one."""
+    references = iter(large)
+    for key, found in batch:
+        value = tree.fetch(next(references)) if found is large else found
+        yield value if kind == VALUES else (key, value)
 
 
 def _watchful(tree: Writer, low: bytes | None, high: bytes | None, *, reverse: bool) -> Iterator[Item]:
@@ -119,9 +156,14 @@ def _watchful(tree: Writer, low: bytes | None, high: bytes | None, *, reverse: b
             break
         else:
             return
+        # Each time the range must have become smaller, or forged keys would lead round and round.
         if reverse:
+            if high is not None and item[0] >= high:
+                raise _endless()
             high = item[0]
         else:
+            if low is not None and item[0] < low:
+                raise _endless()
             low = item[0] + b"\0"
 
 
@@ -157,6 +199,12 @@ class Cursor:
             self._path = self._key = None
         return found
 
+    def _stay(self, key: bytes | None) -> NoReturn:
+        """Stay at `key`: going on would lead back to where the cursor has been (I7)."""
+        self._key = key
+        self._path = None
+        raise _endless()
+
     def _there(self) -> Path | None:
         """The path to the entry that the cursor is at; None if it is nowhere or its entry is gone."""
         now = self._now()
@@ -189,7 +237,11 @@ class Cursor:
         """Go to the next entry. O(1) amortised; O(log n) after a change of the tree."""
         path = self._there()
         if path is not None:
-            return self._settle(path, found=path.forward())
+            before = self._key
+            found = self._settle(path, found=path.forward())
+            if found and self._key <= before:  # type: ignore[operator]  # both are keys
+                self._stay(before)
+            return found
         if self._key is None:
             return self.first()
         path = Path(self._tree)
@@ -199,7 +251,11 @@ class Cursor:
         """Go to the previous entry. O(1) amortised; O(log n) after a change of the tree."""
         path = self._there()
         if path is not None:
-            return self._settle(path, found=path.backward())
+            before = self._key
+            found = self._settle(path, found=path.backward())
+            if found and self._key >= before:  # type: ignore[operator]  # both are keys
+                self._stay(before)
+            return found
         if self._key is None:
             return self.last()
         path = Path(self._tree)

@@ -1,0 +1,174 @@
+"""Damaged and forged files that the fuzzers found to hurt: each test begins with its story.
+
+What must come out is an answer or a typed error, in bounded time and memory (promise 5).
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import tracemalloc
+
+import pytest
+from crashing import ID, PATH, opened, vanish
+
+import cowdb
+from cowdb import format as fmt
+from cowdb import meta as meta_page
+from cowdb.checksum import crc32c
+from cowdb.testing import MemoryDisk
+
+SIZE = 4096
+LEVELS = 40
+CELLS = 100
+
+
+def sealed(page):
+    checksum = crc32c(bytes(page[4:]))
+    page[:4] = checksum.to_bytes(4, "little")
+    return checksum
+
+
+def bomb():
+    """A file whose every branch leads a hundred times to the same child; each checksum holds."""
+    pages = []
+    below = fmt.NO_PAGE
+    for level in range(LEVELS):
+        page = bytearray(SIZE)
+        heap = SIZE
+        for index in range(CELLS):
+            suffix = b"" if level and not index else b"%04d" % index
+            body = suffix + below.pack() if level else struct.pack("<H", 3) + suffix + b"abc"
+            heap -= len(body)
+            page[heap : heap + len(body)] = body
+            head = int.from_bytes(suffix.ljust(4, b"\0"), "big")
+            struct.pack_into("<Q", page, 32 + 8 * index, head << 32 | heap << 16 | len(suffix))
+        kind = fmt.BRANCH_KIND if level else fmt.LEAF_KIND
+        number = 2 + level
+        fmt.PAGE_HEADER.struct.pack_into(page, 0, 0, kind, level, CELLS, number, 1, 0, heap, 0, 0)
+        checksum = sealed(page)
+        below = fmt.Reference(number, 1, min(CELLS * max(1, below.count), fmt.MAX_U48), checksum)
+        pages.append(bytes(page))
+    tree = fmt.Descriptor(below, LEVELS, 20, 20, 0)
+    meta = meta_page.Meta(SIZE, ID, 2, 2, LEVELS + 2, 0, tree, fmt.EMPTY_TREE, fmt.EMPTY_TREE, ())
+    return MemoryDisk({PATH: b"".join([meta_page.encode(meta, 0), meta_page.encode(meta, 1), *pages])})
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("view", ["keys", "values", "items"])
+def test_a_scan_of_a_few_pages_that_claim_endless_entries_ends(view, reverse):
+    """Forty branches, each of whose cells lead to one and the same child: 42 pages gave 100 ** 40 entries, for ever."""
+    db = opened(bomb(), read_only=True)
+    with db.read() as snapshot:
+        entries = iter(getattr(snapshot, view)(reverse=reverse))
+        with pytest.raises(cowdb.CorruptionError):
+            for _ in range((LEVELS + 2) * CELLS + 1):
+                next(entries)
+    vanish(db)
+
+
+@pytest.mark.guarantee
+def test_a_writer_that_scans_such_a_file_comes_to_an_end():
+    db = opened(bomb())
+    transaction = db.write()
+    with pytest.raises(cowdb.CorruptionError):
+        for number, key in enumerate(transaction):
+            assert number < (LEVELS + 2) * CELLS
+            if not number % 10:
+                transaction[key] = b"other"
+    with pytest.raises(cowdb.CorruptionError):
+        for number, _ in enumerate(transaction.items(reverse=True)):
+            assert number < (LEVELS + 2) * CELLS
+    transaction.abort()
+    vanish(db)
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_cursor_in_such_a_file_comes_to_an_end_and_stays_where_it_is(forward):
+    db = opened(bomb(), read_only=True)
+    with db.read() as snapshot:
+        cursor = snapshot.cursor()
+        move = cursor.next if forward else cursor.prev
+        with pytest.raises(cowdb.CorruptionError):
+            for _ in range((LEVELS + 2) * CELLS):
+                assert move()
+        assert cursor.key == (b"0099" if forward else b"0000")
+    vanish(db)
+
+
+@pytest.mark.guarantee
+def test_a_compact_copy_of_such_a_file_is_refused(tmp_path):
+    """It wrote on until the disk was full."""
+    db = opened(bomb(), read_only=True)
+    with pytest.raises(cowdb.CorruptionError):
+        db.copy(tmp_path / "copy", compact=True)
+    assert list(tmp_path.iterdir()) == []
+    vanish(db)
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_writer_that_changes_what_it_scans_ends_where_keys_do_not_rise(reverse):
+    """After each change the scan seeks its place again, by the last key. Forged keys that go up and down led it
+    round and round."""
+    disk = MemoryDisk()
+    db = opened(disk)
+    with db.write() as transaction:
+        transaction.update((b"%04d" % number, b"v") for number in range(50))
+    db.close()
+    raw = bytearray(disk.content(PATH))
+    meta = meta_page.decode(bytes(raw[:SIZE]), 0)
+    root = meta.main.root
+    page = raw[root.number * SIZE : (root.number + 1) * SIZE]
+    first = 32 + (int.from_bytes(page[24:26], "little") + 7 & -8)
+    early, late = slice(first + 80, first + 88), slice(first + 240, first + 248)
+    page[early if reverse else late] = page[late if reverse else early]
+    reference = root._replace(checksum=sealed(page))
+    raw[root.number * SIZE : (root.number + 1) * SIZE] = page
+    for slot in (0, 1):
+        meta = meta_page.decode(bytes(raw[slot * SIZE : (slot + 1) * SIZE]), slot)
+        changed = meta_page.encode(
+            meta_page.Meta(
+                SIZE, ID, meta.transaction, meta.transaction, meta.page_count, 0,
+                meta.main._replace(root=reference), meta.catalog, meta.free, meta.carried,
+            ), slot,
+        )  # fmt: skip
+        raw[slot * SIZE : (slot + 1) * SIZE] = changed
+    db = opened(MemoryDisk({PATH: bytes(raw)}))
+    transaction = db.write()
+    with pytest.raises(cowdb.CorruptionError):
+        for steps, key in enumerate(transaction.keys(reverse=reverse)):
+            assert steps < 1000
+            if key in (b"0010", b"0030"):
+                transaction[key] = b"w"
+    transaction.abort()
+    vanish(db)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("writing", [False, True])
+def test_a_scan_holds_one_large_value_at_a_time(reverse, writing):
+    """A leaf's entries are taken apart together, and with them all its large values were read: a hundred values of
+    50 MB needed 5 GB to look at the first.  A forged leaf could name one long run in each of its cells."""
+    disk = MemoryDisk()
+    length, count = 1 << 20, 20
+    db = opened(disk)
+    with db.write() as transaction:
+        for number in range(count):
+            transaction[b"%04d" % number] = bytes([number]) * length
+            transaction[b"%04d small" % number] = b"s"
+    with db.write() if writing else db.read() as snapshot:
+        expected = [(b"%04d" % number, number) for number in range(count)]
+        tracemalloc.start()
+        try:
+            found = [(key, value[0]) for key, value in snapshot.items(reverse=reverse) if len(value) == length]
+            peak = tracemalloc.get_traced_memory()[1]
+            some = list(itertools.islice(snapshot.values(reverse=reverse), 3))
+        finally:
+            tracemalloc.stop()
+        assert found == (expected[::-1] if reverse else expected)
+        assert peak < 6 * length
+        assert sorted(map(len, some)) == ([1, 1, length] if reverse else [1, length, length])
+    vanish(db)
