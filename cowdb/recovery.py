@@ -283,9 +283,14 @@ def take_over(storage: Storage, published: Meta, durable: tuple[int, int] | None
 def reassert(storage: Storage, state: Believed, durable: tuple[int, int] | None = None) -> None:
     """Write the believed state again and flush it (P3).  Idempotent; a crash in the middle changes nothing.
 
-    Where D is known (`durable`), its slot and its pages are left alone.
+    Where D is known (`durable`), its slot and its pages are left alone.  Where
+    it is not, nobody in this session has seen to the name of the file either: who
+    made it may have died before he could, and what is committed under a name that
+    a power cut takes back is lost.
     O(pages born after its `durable`).  Raises `OSError`.
     """
+    if durable is None:
+        storage.flush_name()
     meta = state.meta
     size = meta.page_size
     if durable is None or meta.transaction != durable[0]:

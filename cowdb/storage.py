@@ -127,6 +127,9 @@ class Storage(Protocol):
         or not, for good; calling again proves nothing.
         """
 
+    def flush_name(self) -> None:
+        """Return when the name of the file survives a power cut."""
+
     def map(self, length: int) -> Mapping:
         """Map the first `length` bytes, a multiple of the page size.
 
@@ -273,6 +276,11 @@ class FileStorage:
         """Return when all that was written before the call survives a power cut."""
         self._require_writable()
         _flush_data(self._fd)
+
+    def flush_name(self) -> None:
+        """Return when the name of the file survives a power cut, where the user may see to that."""
+        with contextlib.suppress(PermissionError):  # who may not read a directory cannot flush it
+            FileDisk().flush_directory(os.path.realpath(self.path))
 
     def map(self, length: int) -> mmap.mmap:
         """Map the first `length` bytes for reading."""

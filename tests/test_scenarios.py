@@ -28,7 +28,7 @@ from cowdb import meta as meta_page
 from cowdb.checksum import crc32c
 from cowdb.database import open_on
 from cowdb.recovery import believe
-from cowdb.testing import CrashDisk, MemoryDisk, Write
+from cowdb.testing import CrashDisk, FaultyDisk, MemoryDisk, SimulatedKill, Write
 
 SIZE = 4096
 
@@ -97,6 +97,27 @@ def test_the_state_to_fall_back_to_has_not_been_written_over():
     slot = believe(image.open(PATH, read_only=True)).slot
     image.open(PATH, read_only=False).write(slot * SIZE + 700, [b"torn"])
     judge(image, [run.states[1][1]])
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_a_name_that_its_maker_did_not_see_to_is_made_certain_by_who_writes_next(how):
+    """Found by `fuzz/faults`: the directory could not be flushed when the file was made (or its maker was killed just
+    before); who opened it next found a file, committed, was told that it was durable, and a power cut took the file away.
+    """
+    disk = CrashDisk()
+    faulty = FaultyDisk(disk)
+    if how == "failed":
+        faulty.fail(errno.EIO, call="flush_directory")
+    else:
+        faulty.kill(call="flush_directory")
+    with pytest.raises((OSError, SimulatedKill)):
+        opened(faulty)
+    db = opened(disk)
+    db[b"a"] = b"1"
+    for image in disk.images(len(disk.trace), limit=100):
+        judge(image, [{None: {b"a": b"1"}}])
+    vanish(db)
 
 
 # ---------------------------------------------------------------- damage

@@ -676,6 +676,24 @@ def test_directories_that_cannot_be_flushed_need_not(real: Place, monkeypatch: p
     assert caught.value.errno == errno.EIO
 
 
+def test_the_name_of_an_open_file_is_flushed_where_it_lies(real: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkdir(real.path("elsewhere"))
+    real.disk.create(real.path("elsewhere/a"), 0o600).close()
+    os.symlink(real.path("elsewhere/a"), real.path("link"))
+    storage = real.disk.open(real.path("link"), read_only=False)
+    real.opened.append(storage)
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.fstat(fd).st_ino))
+    storage.flush_name()
+    assert flushed == [os.stat(real.path("elsewhere")).st_ino], "the directory of the file, not that of the link"
+
+    def refuse(path: str, flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    storage.flush_name()  # it cannot be flushed by this user, who may write all the same
+
+
 def test_link_without_hard_links_renames(real: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(source: str, target: str) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), source, None, target)

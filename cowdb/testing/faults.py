@@ -248,6 +248,10 @@ class FaultyStorage:
             self._lose()
         self.disk.raise_fault(fault, "flush", self.path)
 
+    def flush_name(self) -> None:
+        """Flush the directory of the file; counted as `flush_directory`."""
+        self.disk.flush_directory(self.path)
+
     def lose_flush(self) -> None:
         """Be a flush that failed, for a `FaultyDisk` around this one."""
         self.disk.enter("flush", self.path)

@@ -205,6 +205,11 @@ class MemoryStorage:
         """Be a flush that failed; the caller raises.  A `CrashDisk` remembers it."""
         self.flush()
 
+    def flush_name(self) -> None:
+        """Make the names in the file's directory durable."""
+        self._file()
+        self.disk.flush_directory(self.path)
+
     def map(self, length: int) -> LiveMapping:
         """Map the first `length` bytes for reading."""
         with self.disk.lock:
