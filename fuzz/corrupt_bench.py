@@ -208,6 +208,9 @@ class BenchStorage:
         """See `cowdb.storage.Storage`."""
         self._writable()
 
+    def flush_name(self) -> None:
+        """See `cowdb.storage.Storage`."""
+
     def close(self) -> None:
         """See `cowdb.storage.Storage`."""
 
