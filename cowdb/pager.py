@@ -137,13 +137,20 @@ class Pager:
         return None if self._settled == (current.word, self._page_writes) else current.meta.transaction
 
     def live(self) -> list[int]:
-        """Transactions that a freed page must wait for, ascending: readers, the published one, D (P6)."""
-        live = {snapshot.meta.transaction for snapshot in self.gate.snapshots()}
-        for pin in self.words.others():
-            live.add(pin.transaction)
+        """Transactions that a freed page must wait for, ascending: readers, the published one, D (P6).
+
+        A state is sealed, then published, then perhaps read.  It is looked for in
+        that order, so that it is found however it moves on meanwhile; and D only
+        becomes one of these.
+        """
+        live: set[int] = set()
         with self._group:
             for member in self._in_flight + self._pending:
                 live.add(member.meta.transaction)
+        for snapshot in self.gate.snapshots():
+            live.add(snapshot.meta.transaction)
+        for pin in self.words.others():
+            live.add(pin.transaction)
         durable = self.words.durable
         if durable is not None:
             live.add(durable[0])
@@ -469,7 +476,6 @@ class Pager:
         """Tell the members of `group` how it went. An interrupt can have come at any moment, so look at what is so."""
         with self._group:
             waiting = [] if self._pending is group else self._pending
-            self._in_flight = []
             published = self.gate.current.meta.transaction >= group[-1].meta.transaction
             for member in group:
                 member.done = published
@@ -477,7 +483,8 @@ class Pager:
                 waiting = []  # what was built on a state that is not known has failed with it
             elif not published:
                 waiting = group + waiting  # interrupted before it began
-            self._pending = waiting
+            self._pending = waiting  # first: who finds neither list filled lets the turn go (`unlock`)
+            self._in_flight = []
             self._group_moved.notify_all()
 
     def _refuse_member(self) -> None:
@@ -551,7 +558,9 @@ class Pager:
                 if self.storage.size() // meta.page_size < pages:
                     continue  # another process has just cut the file
                 raise
-            return Space(mapping, meta.page_size, verify=self._verify, before=before)
+            # Else it was cut while we mapped it, and the mapping's end must not be touched.
+            if self.storage.size() >= len(mapping):
+                return Space(mapping, meta.page_size, verify=self._verify, before=before)
 
     def _map(self, before: Space) -> Space:
         """A mapping of the whole file as it is now."""

@@ -751,6 +751,39 @@ def test_pages_of_sealed_states_are_not_written_again(db, disk, brake):
 
 
 @pytest.mark.guarantee
+def test_a_state_that_moves_on_while_it_is_looked_for_is_live(db, brake):
+    """P6.  The story: the readers were asked first and the sealed states last, and in between one became the other.
+
+    Two flushes ended in that moment, so that the first of the two states was neither sealed, nor published, nor D.
+    """
+    pager = pager_of(db)
+    leader = held(db, brake, b"1")
+    second = putting(db, b"2")
+    waiting(db, 1)
+    snapshots = pager.gate.snapshots
+    between = []
+
+    def slowly():
+        found = snapshots()
+        if not between:
+            brake.step()
+            leader.outcome()
+            brake.wait()
+            between.append(db.read())
+            brake.release()
+            second.outcome()
+        return found
+
+    with db.write() as transaction:
+        pager.gate.snapshots = slowly
+        live = pager.live()
+        pager.gate.snapshots = snapshots
+        assert pager.meta.transaction == transaction.id - 1
+        assert between[0].id == transaction.id - 2
+        assert between[0].id in live
+    between[0].close()
+
+
 def test_power_cuts_under_group_commit_leave_a_prefix(brake):
     """Whatever was acknowledged is there; what is there is a prefix of the order of sealing."""
     disk = CrashDisk(during_flush=brake)
