@@ -7,6 +7,9 @@ transactions it depends on (the idea of Adya's graphs, as Elle uses it):
     rw   a read a list without b's append   rt   a had ended before b began
 
 A cycle is an anomaly; so is a read that is no prefix of the final list, or that changes within a transaction.
+
+The time is that of comparing each read with the final list, and of one walk over the graph; so lists are best short
+and many: 100,000 transactions take some seconds.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ class Transaction:
 def anomalies(history, final):
     """What is wrong, as texts. `final` gives the lists as they are at the end."""
     found = []
+    there = {(key, value) for key, values in final.items() for value in values}
     owner = {}
     for transaction in history:
         for key, value in transaction.appends:
@@ -49,15 +53,15 @@ def anomalies(history, final):
         for before, after in itertools.pairwise(values):
             edge(owner.get((key, before)), owner.get((key, after)))
     for key, value in owner:
-        if value not in final.get(key, []):
+        if (key, value) not in there:
             found.append(f"{value!r} of {owner[key, value]!r} is gone from {key!r}: a lost update")
     for transaction in history:
         first = {}
         for key, values in transaction.reads:
             if first.setdefault(key, values) != values:
                 found.append(f"{transaction.name!r} read {key!r} twice and differently: a non-repeatable read")
-            whole = final.get(key, [])
-            if list(values) != list(whole[: len(values)]):
+            whole = final.get(key, ())
+            if tuple(values) != tuple(whole[: len(values)]):
                 found.append(f"{transaction.name!r} read {key!r} as no prefix: a dirty read")
                 continue
             if values:

@@ -17,16 +17,32 @@ import cowdb
 
 TRANSACTIONS = 1500
 KEYS = 8
+GENERATION = 100
+"""A worker goes on to other keys after so many transactions of its own: lists stay short, so large runs take no longer."""
 
 
-def lists(snapshot, key):
-    return snapshot.get(key, b"").split()
+class Lists:
+    """Reads lists; equal ones are one object, so that a history of 100,000 transactions fits into memory."""
+
+    def __init__(self):
+        self._found = {}
+
+    def __call__(self, snapshot, key):
+        raw = snapshot.get(key, b"")
+        known = self._found.get((key, raw))
+        if known is None:
+            values = tuple(self._found.setdefault(value, value) for value in raw.split())
+            known = self._found[key, raw] = values
+        return known
 
 
 def work(db, me, count, history):
     rng = random.Random(me)
+    lists = Lists()
     for number in range(count):
-        keys = [b"%d" % rng.randrange(KEYS) for _ in range(2)]
+        # Keys of neighbouring generations, so that these are bound to each other.
+        generations = [(number + rng.randrange(GENERATION)) // GENERATION for _ in range(2)]
+        keys = [b"%d/%d" % (generation, rng.randrange(KEYS)) for generation in generations]
         one = Transaction((me, number), time.monotonic(), 0.0)
         if rng.random() < 0.5:
             with db.read() as snapshot:
@@ -88,12 +104,47 @@ def test_a_history_has_no_anomaly(run, tmp_path):
     run(str(tmp_path / "test.cowdb"), TRANSACTIONS)
 
 
+def test_a_seeded_anomaly_is_found_in_a_large_history(tmp_path):
+    """A reader in the middle of a real history is made to see one transaction too few, of one list only."""
+    path = str(tmp_path / "test.cowdb")
+    with cowdb.open(path) as db:
+        history = several(db, range(5), TRANSACTIONS)
+        with db.read() as snapshot:
+            final = {key: value.split() for key, value in snapshot.items()}
+    assert anomalies(history, final) == []
+    readers = [one for one in history if not one.appends and one.reads[0][0] != one.reads[1][0] and one.reads[0][1]]
+    one = readers[len(readers) // 2]
+    one.reads = [(key, values[:-1] if key == one.reads[0][0] else values) for key, values in one.reads]
+    found = anomalies(history, final)
+    assert len(found) == 1
+    assert "a cycle" in found[0]
+
+
 T = Transaction
 SEEDED = {
     "lost update": ([T("a", 0, 3, [], [("x", 1)]), T("b", 0, 3, [], [("x", 2)])], {"x": [2]}),
     "dirty read": ([T("a", 0, 3, [("x", [9])])], {"x": []}),
     "non-repeatable": ([T("a", 0, 3, [], [("x", 1)]), T("b", 0, 3, [("x", []), ("x", [1])])], {"x": [1]}),
     "cycle": ([T("a", 0, 1, [], [("x", 1)]), T("b", 2, 3, [("x", [])])], {"x": [1]}),  # stale in real time
+    "a cycle: fractured read": (
+        [T("a", 0, 3, [], [("x", 1), ("y", 2)]), T("b", 0, 3, [("x", [1]), ("y", [])])],
+        {"x": [1], "y": [2]},
+    ),
+    "a cycle: long fork": (  # two readers see two independent appends in two orders
+        [
+            T("a", 0, 3, [], [("x", 1)]),
+            T("b", 0, 3, [], [("y", 2)]),
+            T("c", 0, 3, [("x", [1]), ("y", [])]),
+            T("d", 0, 3, [("x", []), ("y", [2])]),
+        ],
+        {"x": [1], "y": [2]},
+    ),
+    "a cycle: lost order": (  # two lists that were appended to in two orders
+        [T("a", 0, 3, [], [("x", 1), ("y", 1)]), T("b", 0, 3, [], [("x", 2), ("y", 2)])],
+        {"x": [1, 2], "y": [2, 1]},
+    ),
+    "there twice": ([T("a", 0, 3, [], [("x", 1)])], {"x": [1, 1]}),
+    "a dirty write": ([T("a", 0, 3, [], [("x", 1)])], {"x": [1, 7]}),
     "a cycle": (  # write skew
         [T("a", 0, 3, [("y", [])], [("x", 1)]), T("b", 0, 3, [("x", [])], [("y", 2)])],
         {"x": [1], "y": [2]},
@@ -103,7 +154,7 @@ SEEDED = {
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_a_seeded_anomaly_is_found(name):
-    assert any(name in text for text in anomalies(*SEEDED[name]))
+    assert any(name.split(":")[0] in text for text in anomalies(*SEEDED[name]))
 
 
 def test_a_sound_history_passes():
@@ -114,7 +165,7 @@ def test_a_sound_history_passes():
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--transactions", type=int, default=TRANSACTIONS)
-    wanted = parser.parse_args().transactions // 30 * 30
+    wanted = -(-parser.parse_args().transactions // 30) * 30
     for run in (threads_run, processes_run):
         with tempfile.TemporaryDirectory() as scratch:
             start = time.perf_counter()
