@@ -129,6 +129,7 @@ class CsvReader:
                 elif make is None:
                     make = self._maker(row)
                     self.columns = row
+                    yield None, None, b""  # no entry, but a place from which one can go on
                 else:
                     entry = make(row)
                     yield entry

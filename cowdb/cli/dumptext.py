@@ -101,7 +101,7 @@ class DumpReader:
         self.section = section
 
     def __iter__(self) -> Iterator[Entry]:
-        """The entries; a tree alone at the begin of each named section, so that an empty one is made, too."""
+        """The entries; at the beginning of each section its tree alone, so that an empty one is made, too."""
         lines, bad = self._lines, self._bad
         taken = iter(lines)
         search = False  # after a bad header, for the next one
@@ -118,8 +118,7 @@ class DumpReader:
                 if section is None:
                     return
                 self.section = section
-                if section["database"] is not None:
-                    yield section["database"], None, b""
+                yield section["database"], None, b""
             yield from self._data(taken, section)
             if self.section is not None:
                 ends = "the input ends in the middle of a database: there is no DATA=END"
