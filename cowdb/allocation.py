@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Final
 from cowdb import format as fmt
 from cowdb.errors import CorruptionError, FullError
 from cowdb.freelist import FreeList, coalesce
-from cowdb.path import Path
+from cowdb.kernel import Path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cowdb.draft import Draft
     from cowdb.freelist import Run
+    from cowdb.kernel import Writer
     from cowdb.meta import CarriedRun, Meta
-    from cowdb.writer import Writer
 
 __all__ = ["Allocator", "blocker", "spare_pages"]
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.catalog import find_tree, name_key, tree_names
-from cowdb.cursor import ITEMS, KEYS, scan
+from cowdb.cursor import ITEMS, KEYS
+from cowdb.kernel import Reader, scan
 from cowdb.pager import Pager
 from cowdb.recovery import believe, young_runs
 from cowdb.sharing import LocalSharing
 from cowdb.storage import FileDisk
-from cowdb.tree import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,7 +18,7 @@ instead; issues ITS 7756, 8238 and 8258 are what that costs.)
 from __future__ import annotations
 
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from cowdb.errors import CorruptionError, ReadOnlyError
 from cowdb.path import Path
@@ -188,7 +188,7 @@ class Cursor:
     def _now(self) -> int:
         tree = self._tree
         tree.open_space()
-        return tree.version if isinstance(tree, Writer) else 0
+        return tree.version
 
     def _settle(self, path: Path, *, found: bool) -> bool:
         if found:
@@ -213,7 +213,7 @@ class Cursor:
         self._path = None
         if self._key is None:
             return None
-        path = Path(self._tree)
+        path = self._tree.path()
         if path.seek(self._key) and path.leaf.has_key(path.index, self._key):
             self._path = path
             self._version = now
@@ -224,13 +224,13 @@ class Cursor:
     def first(self) -> bool:
         """Go to the first entry. O(log n)."""
         self._now()
-        path = Path(self._tree)
+        path = self._tree.path()
         return self._settle(path, found=path.edge(last=False))
 
     def last(self) -> bool:
         """Go to the last entry. O(log n)."""
         self._now()
-        path = Path(self._tree)
+        path = self._tree.path()
         return self._settle(path, found=path.edge(last=True))
 
     def next(self) -> bool:
@@ -244,7 +244,7 @@ class Cursor:
             return found
         if self._key is None:
             return self.first()
-        path = Path(self._tree)
+        path = self._tree.path()
         return self._settle(path, found=path.seek(self._key + b"\0"))
 
     def prev(self) -> bool:
@@ -258,20 +258,20 @@ class Cursor:
             return found
         if self._key is None:
             return self.last()
-        path = Path(self._tree)
+        path = self._tree.path()
         return self._settle(path, found=path.seek_before(self._key, inclusive=False))
 
     def seek(self, key: object) -> bool:
         """Go to the first entry whose key is >= `key`. O(log n)."""
         self._now()
-        path = Path(self._tree)
+        path = self._tree.path()
         return self._settle(path, found=path.seek(as_key(key)))
 
     def seek_exact(self, key: object) -> bool:
         """Go to the entry of `key`. O(log n)."""
         self._now()
         wanted = as_key(key)
-        path = Path(self._tree)
+        path = self._tree.path()
         return self._settle(path, found=path.seek(wanted) and path.leaf.has_key(path.index, wanted))
 
     # ------------------------------------------------------------ looking
@@ -296,9 +296,9 @@ class Cursor:
     # ------------------------------------------------------------ changing
 
     def _writer(self) -> Writer:
-        if not isinstance(self._tree, Writer):
+        if not hasattr(self._tree, "put"):
             raise ReadOnlyError("this cursor belongs to a read transaction; use write()")
-        return self._tree
+        return cast("Writer", self._tree)
 
     def put(self, key: object, value: object, *, overwrite: bool = True, append: bool = False) -> bool:
         """Store an entry and go to it; False, and the cursor stays, if it is there and `overwrite` is false."""

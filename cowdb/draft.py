@@ -15,15 +15,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from cowdb.tree import Reader
-from cowdb.writer import Changes, Writer
+from cowdb.kernel import Changes, Reader, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cowdb import format as fmt
+    from cowdb.kernel import Space
     from cowdb.meta import Meta
-    from cowdb.space import Space
 
 __all__ = ["Draft", "Member"]
 

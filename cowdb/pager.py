@@ -42,21 +42,20 @@ from cowdb.catalog import name_key
 from cowdb.draft import Draft, Member
 from cowdb.errors import ClosedError, CorruptionError, Error, FullError, PoisonedError, ReadOnlyError
 from cowdb.freelist import coalesce
+from cowdb.kernel import Path, Reader, Space
 from cowdb.locks import WriterLock
 from cowdb.meta import Meta
-from cowdb.path import Path
 from cowdb.readers import Gate
 from cowdb.recovery import reassert, take_over
-from cowdb.space import BIRTH_MASK, Space
+from cowdb.space import BIRTH_MASK
 from cowdb.stats import Stats
-from cowdb.tree import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cowdb.kernel import Writer
     from cowdb.sharing import Sharing
     from cowdb.storage import Storage
-    from cowdb.writer import Writer
 
 __all__ = ["Pager"]
 

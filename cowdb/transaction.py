@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from cowdb import format as fmt
 from cowdb.catalog import find_tree, name_key, tree_names
-from cowdb.cursor import KEYS, scan
+from cowdb.cursor import KEYS
 from cowdb.errors import ClosedError, KeyNotFoundError
+from cowdb.kernel import Reader, scan
 from cowdb.space import FORKED, refuse
-from cowdb.tree import Reader
 from cowdb.views import Tree, WriteTree
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from cowdb.draft import Draft
+    from cowdb.kernel import Space
     from cowdb.readers import Gate, Snapshot
-    from cowdb.space import Space
 
 __all__ = ["Transaction", "WriteTransaction"]
 

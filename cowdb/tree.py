@@ -73,6 +73,7 @@ class Reader:
     __slots__ = ("bits", "depth", "page", "space")
 
     page: Page | None
+    version = 0  # a tree that is being changed counts its changes here
 
     def __init__(self, space: Space, descriptor: fmt.Descriptor) -> None:
         self.space: Space | None = space
@@ -291,6 +292,10 @@ class Reader:
         """Key and value at `path`."""
         leaf = path.leaf
         return leaf.key(path.index), self.value(*leaf.payload(path.index))
+
+    def path(self) -> Path:
+        """A path that leads nowhere yet. O(1)."""
+        return Path(self)
 
     def select(self, rank: int) -> tuple[bytes, bytes]:
         """Entry number `rank` in key order, 0 <= rank < len. O(log n)."""

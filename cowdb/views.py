@@ -13,10 +13,10 @@ from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Mu
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from cowdb import format as fmt
-from cowdb.cursor import ITEMS, KEYS, VALUES, Cursor, after_prefix, scan
+from cowdb.cursor import ITEMS, KEYS, VALUES, Cursor, after_prefix
 from cowdb.errors import CorruptionError, KeyNotFoundError
-from cowdb.tree import Reader, as_key, lookup_key
-from cowdb.writer import Writer
+from cowdb.kernel import Reader, Writer, scan
+from cowdb.tree import as_key, lookup_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,33 +13,19 @@ from typing import Any
 import cowdb
 from cowdb import format as fmt
 from cowdb.database import open_on
-from cowdb.page import Page
-from cowdb.space import Space
+from cowdb.kernel import Changes, Page, Reader, Space, Writer
 from cowdb.testing import MemoryDisk
-from cowdb.tree import Reader
-from cowdb.writer import Changes, Writer
 
 Item = tuple[bytes, bytes]
 
 
-class CountingReader(Reader):
-    """Notes the level of every clean page that it looks at."""
-
-    __slots__ = ("levels",)
-
-    def load(self, bits: int, level: int) -> Page:
-        self.levels.append(level)
-        return super().load(bits, level)
-
-
-class CountingWriter(Writer):
-    """Notes the level of every clean page that it looks at."""
-
-    __slots__ = ("levels",)
-
-    def load(self, bits: int, level: int) -> Page:
-        self.levels.append(level)
-        return super().load(bits, level)
+def met(tree: Reader) -> list[int]:
+    """The levels, from the top, of the clean pages that the mapping of `tree` has met since it was made."""
+    space = tree.open_space()
+    headers = (
+        fmt.PAGE_HEADER.struct.unpack_from(space.data, number * space.page_size) for number in range(space.pages)
+    )
+    return sorted((header[2] for header, birth in zip(headers, space.verified, strict=True) if birth), reverse=True)
 
 
 class Kernel:
@@ -54,17 +40,12 @@ class Kernel:
     def space(self) -> Space:
         return Space(bytes(self.image), self.page_size)
 
-    def reader(self) -> CountingReader:
-        reader = CountingReader(self.space(), self.descriptor)
-        reader.levels = []
-        return reader
+    def reader(self) -> Reader:
+        return Reader(self.space(), self.descriptor)
 
-    def writer(self) -> CountingWriter:
+    def writer(self) -> Writer:
         """The next transaction's writer; nothing is kept of it without `seal`."""
-        changes = Changes(self.birth + 1, 1 << 40, lambda: None)
-        writer = CountingWriter(self.space(), self.descriptor, changes)
-        writer.levels = []
-        return writer
+        return Writer(self.space(), self.descriptor, Changes(self.birth + 1, 1 << 40, lambda: None))
 
     def seal(self, writer: Writer) -> fmt.Descriptor:
         """Append the dirty pages to the image; they are the tree from now on."""
@@ -90,7 +71,7 @@ class Kernel:
         assert len(self.image) == at * size
         return self.descriptor
 
-    def put(self, items: Any) -> CountingWriter:
+    def put(self, items: Any) -> Writer:
         """Store `items` in one transaction; the writer, sealed."""
         writer = self.writer()
         writer.update(items)
@@ -187,5 +168,4 @@ def damage(kernel: Kernel, number: int) -> bytes:
 def heal(writer: Writer, good: bytes) -> None:
     """Let `writer` look at an undamaged image, so that all of its tree can be audited."""
     space = writer.open_space()
-    space.data = good
-    space.words = memoryview(good).cast("Q")
+    writer.space = Space(good, space.page_size, before=space)

@@ -7,7 +7,7 @@ from kernel import Kernel, far_items, numbered
 from sortedcontainers import SortedDict
 
 from cowdb.errors import CorruptionError
-from cowdb.path import Path
+from cowdb.kernel import Path
 
 TREES = {
     "one leaf": numbered(10),

@@ -10,9 +10,9 @@ import pytest
 from cowdb import format as fmt
 from cowdb import readers
 from cowdb.errors import ClosedError
+from cowdb.kernel import Space
 from cowdb.meta import Meta
 from cowdb.sharing import LocalSharing
-from cowdb.space import Space
 from cowdb.testing import MemoryDisk
 
 FIRST = Meta(4096, b"x" * 16, 1, 1, 2, 0, fmt.EMPTY_TREE, fmt.EMPTY_TREE, fmt.EMPTY_TREE, ())

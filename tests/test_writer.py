@@ -7,13 +7,14 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel import Kernel, audit, damage, database, far_items, heal, numbered
+from kernel import Kernel, audit, damage, database, far_items, heal, met, numbered
 from sortedcontainers import SortedDict
 
 import cowdb
 from cowdb import format as fmt
+from cowdb import kernel
 from cowdb.errors import ClosedError, CorruptionError, FullError, KeySizeError
-from cowdb.page import Page
+from cowdb.kernel import Page
 from cowdb.testing import MemoryDisk
 
 SIZES = pytest.mark.parametrize("size", fmt.PAGE_SIZES)
@@ -421,13 +422,13 @@ def test_delete_range_frees_subtrees_without_reading_their_leaves():
     assert descriptor.depth == 3
     writer = kernel.writer()
     assert writer.delete_range(b"key00000100", b"key00059900") == 59800
-    assert writer.levels.count(0) <= 6, "the leaves at both edges and their neighbours"
-    assert writer.levels.count(1) <= descriptor.branch_pages
+    assert met(writer).count(0) <= 6, "the leaves at both edges and their neighbours"
+    assert met(writer).count(1) <= descriptor.branch_pages
     assert len(writer.changes.freed) >= descriptor.leaf_pages + descriptor.branch_pages - 6
     assert len(audit(writer)) == 200
     writer = kernel.writer()
     assert writer.delete_range(None, None) == 60000
-    assert writer.levels.count(0) == 0
+    assert met(writer).count(0) == 0
     assert len(writer.changes.freed) == descriptor.leaf_pages + descriptor.branch_pages
 
 
@@ -436,7 +437,7 @@ def test_delete_range_reads_leaves_where_there_are_overflow_values():
     kernel.put([*numbered(5000), (b"key00004999", b"x" * 9000)])
     writer = kernel.writer()
     assert writer.delete_range(None, None) == 5000
-    assert writer.levels.count(0) == kernel.descriptor.leaf_pages
+    assert met(writer).count(0) == kernel.descriptor.leaf_pages
     assert any(length == 3 for _, length, _ in writer.changes.freed)
 
 
@@ -585,6 +586,7 @@ METHODS = [
 ]  # fmt: skip
 
 
+@pytest.mark.skipif(kernel.FORM == "compiled", reason="nothing interrupts a change in the middle of a call into C")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_change_that_was_interrupted_is_whole_or_never_committed(method, after, monkeypatch):

@@ -1,0 +1,84 @@
+"""Which form of the page kernel is used: the plain one, or its compiled twin.
+
+    page  space  path  tree  writer  cursor.scan         plain Python, the reference, always here
+                     |
+                  kernel  -------->  one form of all of them, for everything above
+                     |
+    _kernel  (built from native/, where a C compiler was found)
+
+Both forms have the same names and do the same: the same operations give files
+equal to the byte.  They are never mixed, since a compiled writer's pages are compiled
+pages.  The choice is made once, at import: the compiled form if it is there and
+was built from the sources that lie here now, else the plain one.  With
+COWDB_PURE=1 in the environment it is the plain one in any case; with
+COWDB_PURE=0 the import fails if the compiled one is not there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import zlib
+from pathlib import Path as _File
+from typing import TYPE_CHECKING, Final
+
+from cowdb.cursor import scan
+from cowdb.page import Page
+from cowdb.path import Path
+from cowdb.space import Space
+from cowdb.tree import Reader
+from cowdb.writer import Changes, Writer
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["FORM", "REASON", "Changes", "Page", "Path", "Reader", "Space", "Writer", "scan"]
+
+_ROOT: Final = _File(__file__).parent.parent
+
+
+def stamp(root: _File) -> int | None:
+    """What tells one state of the kernel's sources from another; None if they are not here. As in setup.py."""
+    if not (root / "native").is_dir():
+        return None
+    found = 0
+    for folder, pattern in (("native", "*.*"), ("cowdb", "format.py")):
+        for path in sorted((root / folder).glob(pattern)):
+            if path.suffix in {".py", ".h", ".pxd"}:
+                found = zlib.crc32(path.read_bytes(), found)
+    return found
+
+
+def _find(wish: str) -> tuple[ModuleType | None, str]:
+    """The compiled form if it may be used, and why it is not."""
+    if wish == "1":
+        return None, "COWDB_PURE=1 asks for the plain form"
+    try:
+        native = importlib.import_module("cowdb._kernel")
+    except ImportError as error:
+        return None, f"the compiled form was not built ({error})"
+    here = stamp(_ROOT)
+    if here is not None and here != native.STAMP:
+        return None, "the compiled form was built from other sources than those that are here; build it again"
+    return native, ""
+
+
+_wish: Final = os.environ.get("COWDB_PURE", "")
+_native, REASON = _find(_wish)
+"""`REASON` says why the form is plain; empty if it is compiled."""
+
+FORM: Final = "plain" if _native is None else "compiled"
+"""Which form this process uses."""
+
+if _native is None and _wish == "0":
+    raise ImportError(f"COWDB_PURE=0 asks for the compiled form of cowdb's kernel, but {REASON}")
+
+if not TYPE_CHECKING and _native is not None:
+    # For the type checker the plain form speaks for both.
+    Changes = _native.Changes
+    Page = _native.Page
+    Path = _native.Path
+    Reader = _native.Reader
+    Space = _native.Space
+    Writer = _native.Writer
+    scan = _native.scan
