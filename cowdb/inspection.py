@@ -153,12 +153,12 @@ class State:
     @property
     def catalog(self) -> Tree:
         """The tree of named trees."""
-        return Tree(self, "the catalog", self.meta.catalog, self.meta.transaction)
+        return Tree(self, "the catalog", self.meta.catalog, self.meta.transaction, system=True)
 
     @property
     def free(self) -> Tree:
         """The tree of free pages."""
-        return Tree(self, "the free tree", self.meta.free, self.meta.transaction)
+        return Tree(self, "the free tree", self.meta.free, self.meta.transaction, system=True)
 
     def names(self) -> list[str]:
         """The names of the named trees, in order. O(named trees)."""
@@ -169,7 +169,7 @@ class State:
         yield self.main
         for leaf, entries in self.catalog.leaves():
             for key, raw in entries:
-                yield self._named(_name(key), raw, leaf.ref.birth)
+                yield self.named(key, raw, leaf.ref.birth)
 
     def tree(self, name: str | None = None) -> Tree | None:
         """The tree called `name`, or the main tree; None if there is none of that name. O(log trees)."""
@@ -179,9 +179,11 @@ class State:
         steps = self.catalog.path(key) if key else []
         if not steps or not self.catalog.at(steps[-1], key):
             return None
-        return self._named(name, self.catalog.value_at(steps[-1]), steps[-1].ref.birth)
+        return self.named(key, self.catalog.value_at(steps[-1]), steps[-1].ref.birth)
 
-    def _named(self, name: str, raw: bytes, limit: int) -> Tree:
+    def named(self, key: bytes, raw: bytes, limit: int) -> Tree:
+        """The tree of a record in the catalog, in a leaf born in `limit`; raises `CorruptionError`."""
+        name = _name(key)
         if len(raw) != fmt.DESCRIPTOR_SIZE:
             raise CorruptionError(-1, f"the catalog entry of {name!r} is no tree descriptor")
         descriptor = fmt.unpack_descriptor(raw)

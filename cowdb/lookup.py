@@ -47,10 +47,16 @@ class Leaf(NamedTuple):
 
 
 class Tree:
-    """A tree of a state: a sorted set of entries, read only. `name` is None for the main tree."""
+    """A tree of a state: a sorted set of entries, read only.
 
-    def __init__(self, state: State, name: str | None, descriptor: fmt.Descriptor, limit: int) -> None:
+    `name` is None for the main tree; `system` is true for the catalog and the free tree.
+    """
+
+    def __init__(
+        self, state: State, name: str | None, descriptor: fmt.Descriptor, limit: int, *, system: bool = False
+    ) -> None:
         self.state = state
+        self.system = system
         self.name = name
         self.descriptor = descriptor
         self.limit = limit

@@ -2,7 +2,8 @@
 
     reading(path)     a pinned snapshot, read with `pread`: for every command that only reads
     writing(path)     an open `cowdb.Database`
-    looking(path)     the bytes and both meta slots, whatever they are; no promise
+    looking(path)     the bytes and both meta slots, whatever they are
+    quiet(path)       the same, while nobody writes
 
 A mapping of a file that shrinks, or whose disk cannot read a sector, kills the
 process that looks at it.  So nothing here is mapped for reading: `reading` takes
@@ -19,7 +20,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from cowdb.cli.output import IO_ERROR, CommandError
-from cowdb.errors import CorruptionError, NotADatabaseError
+from cowdb.errors import CorruptionError, LockTimeoutError, NotADatabaseError
 from cowdb.inspection import State, slots
 from cowdb.recovery import believe
 from cowdb.sharing import FileSharing
@@ -34,12 +35,25 @@ if TYPE_CHECKING:
     from cowdb.lookup import Tree
     from cowdb.meta import Meta
 
-__all__ = ["Look", "add_path", "add_timeout", "add_tree", "looking", "reading", "tree_of", "writing"]
+__all__ = [
+    "Forgiving",
+    "Look",
+    "add_path",
+    "add_timeout",
+    "add_tree",
+    "looking",
+    "open_file",
+    "quiet",
+    "reading",
+    "tree_of",
+    "writing",
+]
 
 TIMEOUT: Final = 10.0
 """Seconds that a command waits for others, unless ``--timeout`` says something else."""
 
 _PATIENCE: Final = 10_000
+_SECTOR: Final = 512
 
 
 # ---------------------------------------------------------------- arguments that many commands have
@@ -164,11 +178,33 @@ def writing(
 # ---------------------------------------------------------------- looking at what may be damaged
 
 
+class Forgiving:
+    """A source that gives zeros for what the disk cannot read: then the checksum of that page does not hold."""
+
+    def __init__(self, source: FileStorage) -> None:
+        self._source = source
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._source.size()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes at `offset`, zeros for sectors that cannot be read."""
+        try:
+            return self._source.read(offset, length)
+        except OSError:
+            if length <= _SECTOR:
+                return bytes(max(min(length, self.size() - offset), 0))
+        pieces = (self.read(at, min(_SECTOR, offset + length - at)) for at in range(offset, offset + length, _SECTOR))
+        return b"".join(pieces)
+
+
 class Look:
     """A file that may be damaged: its bytes, both meta slots, and the state to look at."""
 
     def __init__(self, storage: FileStorage, both: tuple[Slot, Slot], state: State | None, problem: str) -> None:
         self.storage = storage
+        self.source = Forgiving(storage)
         self.slots = both
         self.state = state
         self.problem = problem
@@ -182,12 +218,14 @@ def looking(path: str, timeout: float | None = TIMEOUT, *, slot: int | None = No
     Where the engine would open it, the state is its newest and is pinned.  Where
     not, it is that of the newest meta page that can be read.  `slot` asks for the state of one
     meta slot; that one is not pinned, so a writer may use its pages meanwhile.
+    Sectors that cannot be read count as damage.
     Raises `NotADatabaseError` if there is nothing of cowdb in it.
     """
     storage = open_file(path)
     with contextlib.ExitStack() as stack:
         stack.callback(storage.close)
-        both = slots(storage)
+        source = Forgiving(storage)
+        both = slots(source)
         if not any(found.meta or found.unknown for found in both) and not _has_magic(storage):
             believe(storage)  # raises `NotADatabaseError`
         problem = ""
@@ -195,18 +233,39 @@ def looking(path: str, timeout: float | None = TIMEOUT, *, slot: int | None = No
         if slot is None:
             try:
                 pinned = stack.enter_context(reading(path, timeout))
-                state = State(storage, pinned.meta)
-            except CorruptionError as error:
+                state = State(source, pinned.meta)
+            except (CorruptionError, OSError) as error:
+                if isinstance(error, (LockTimeoutError, PermissionError)):
+                    raise
                 problem = str(error)
                 metas = [found.meta for found in both if found.meta is not None]
                 if metas:
-                    state = State(storage, max(metas, key=lambda meta: (meta.transaction, meta.durable)))
+                    state = State(source, max(metas, key=lambda meta: (meta.transaction, meta.durable)))
         else:
             chosen = both[slot]
             if chosen.meta is None:
                 raise CommandError(f"meta page {slot} cannot be read: {chosen.reason}")
-            state = State(storage, chosen.meta)
+            state = State(source, chosen.meta)
         yield Look(storage, both, state, problem)
+
+
+@contextlib.contextmanager
+def quiet(path: str, timeout: float | None = TIMEOUT) -> Iterator[Look]:
+    """As `looking`, while nobody writes: the writer lock is held, where the file can be shared at all.
+
+    Where the engine would not open the file, nobody can be writing to it.
+    Raises `LockTimeoutError` as well.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            _, words = stack.enter_context(sharing(path, timeout))
+        except CorruptionError:
+            pass  # nobody is inside, and nobody can come in
+        else:
+            if words.words is not None:  # else we keep writers out by being there
+                words.lock_writer(timeout)
+                stack.callback(words.unlock_writer)
+        yield stack.enter_context(looking(path, timeout))
 
 
 def _has_magic(storage: FileStorage) -> bool:

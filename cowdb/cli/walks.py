@@ -69,7 +69,7 @@ class Census:
         seen = PageMap()
         done = 0
         for index, tree in enumerate(self._trees):
-            for visit in self._state.walk(tree, seen):
+            for visit in self._state.walk(tree, seen, values=True):
                 done += visit.pages
                 if not done % 500:
                     tick(done, self.pages)
