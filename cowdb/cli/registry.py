@@ -74,6 +74,7 @@ COMMANDS: Final = (
     Command("copy", CARE, "a hot copy, page by page, while others go on", "copy"),
     Command("compact", CARE, "all entries in a new, dense file", "compact"),
     Command("recover", CARE, "save out of a damaged file what is whole, and say what is lost", "recover"),
+    Command("surgery", CARE, "in a copy: choose the other meta page, make the free list anew", "surgery"),
     Command("completion", MORE, "teach your shell the commands: bash, zsh or fish", "completion"),
 )
 
