@@ -11,6 +11,7 @@ other like two processes; threads that share one do not, and use a
            2     WRITER   the one who may write
            3     STATIC   shared by readers who cannot register; a writer takes it with WRITER
            4     NEXT     the one who waits for WRITER next, so that nobody starves
+           5     TIMED    the one with a timeout who goes for NEXT; the others let him pass when it takes long
            64+i  block i  its owner in the lock file lives
 
 `ByteLocks` uses open-file-description locks (F_OFD_SETLK).  Where they are
@@ -35,13 +36,14 @@ try:
 except ImportError:  # pragma: no cover - a platform without POSIX locks
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FIRST_BLOCK", "INSIDE", "NEXT", "OPEN", "STATIC", "WRITER", "ByteLocks", "Locks", "RecordLocks"]
+__all__ = ["FIRST_BLOCK", "INSIDE", "NEXT", "OPEN", "STATIC", "TIMED", "WRITER", "ByteLocks", "Locks", "RecordLocks"]
 
 OPEN: Final = 0
 INSIDE: Final = 1
 WRITER: Final = 2
 STATIC: Final = 3
 NEXT: Final = 4
+TIMED: Final = 5
 FIRST_BLOCK: Final = 64
 
 _BASE: Final = 1 << 62
@@ -52,7 +54,8 @@ _BSD: Final = struct.Struct("qqihhi")  # l_start, l_len, l_pid, l_type, l_whence
 _ON_LINUX: Final = sys.platform == "linux"
 _TAKEN: Final = {errno.EAGAIN, errno.EACCES}
 _FIRST_PAUSE: Final = 0.0002
-_LONGEST_PAUSE: Final = 0.01
+LONGEST_PAUSE: Final = 0.01
+"""Seconds between two tries of one who waits with a deadline, at most."""
 
 
 class Locks(Protocol):
@@ -61,7 +64,15 @@ class Locks(Protocol):
     def try_lock(self, byte: int, *, shared: bool = False, count: int = 1) -> bool:
         """Take the lock, or change the kind of one that is held, if that is possible at once."""
 
-    def lock(self, byte: int, deadline: float | None, *, shared: bool = False, count: int = 1) -> bool:
+    def lock(
+        self,
+        byte: int,
+        deadline: float | None,
+        *,
+        shared: bool = False,
+        count: int = 1,
+        longest_pause: float = LONGEST_PAUSE,
+    ) -> bool:
         """Take the lock, waiting until `deadline` (`time.monotonic`; None: as long as it takes)."""
 
     def unlock(self, byte: int, *, count: int = 1) -> None:
@@ -128,18 +139,26 @@ class ByteLocks:
             raise
         return True
 
-    def lock(self, byte: int, deadline: float | None, *, shared: bool = False, count: int = 1) -> bool:
+    def lock(
+        self,
+        byte: int,
+        deadline: float | None,
+        *,
+        shared: bool = False,
+        count: int = 1,
+        longest_pause: float = LONGEST_PAUSE,
+    ) -> bool:
         """See `Locks`. With a deadline it asks again and again, at growing intervals."""
         if deadline is None and self._may_wait:
             self._call(self._wait, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, byte, count)
             return True
         pause = _FIRST_PAUSE
         while not self.try_lock(byte, shared=shared, count=count):
-            left = _LONGEST_PAUSE if deadline is None else deadline - time.monotonic()
+            left = longest_pause if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
             time.sleep(min(pause, left))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, longest_pause)
         return True
 
     def unlock(self, byte: int, *, count: int = 1) -> None:

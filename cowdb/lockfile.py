@@ -11,6 +11,7 @@ makes it anew.  It holds no lock; those are bytes of the data file (`bytelocks`)
               blocks      how many blocks there are
               used        blocks from here on were never used
               waiting     a hint: somebody waits for the writer lock, so stand in line
+              passed      turns since one was taken by a process that waited with a timeout
     copies    two, of the published meta page: the new one goes where the old one is not
     blocks    one a process (more when it needs more), each with words for the
               snapshots that it uses: (transaction, page count); 0: free
@@ -28,6 +29,7 @@ holds the lock of their block.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import threading
@@ -53,6 +55,7 @@ _WRITER: Final = 4
 _BLOCKS: Final = 5
 _USED: Final = 6
 _WAITING: Final = 7
+_PASSED: Final = 8
 
 _COPY_SIZE: Final = fmt.PAGE_SIZES[-1]
 _COPIES_AT: Final = 4096
@@ -112,7 +115,7 @@ class LockFile:
         """Make the words anew: nothing published, D not known, busy, no block in use. For the first one inside."""
         words = self._words
         words[_MAGIC] = 0
-        for index in (_PUBLISHED, _DURABLE, _WRITER, _USED, _WAITING):
+        for index in (_PUBLISHED, _DURABLE, _WRITER, _USED, _WAITING, _PASSED):
             words[index] = 0
         words[_BUSY] = 1
         words[_BLOCKS] = (len(self._mapping) - _BLOCKS_AT) // (8 * _BLOCK_WORDS)
@@ -162,6 +165,15 @@ class LockFile:
     @waiting.setter
     def waiting(self, value: bool) -> None:
         self._words[_WAITING] = int(value)
+
+    @property
+    def passed(self) -> int:
+        """Turns that were waited for without a timeout since one was with it. The writer counts."""
+        return self._words[_PASSED]
+
+    @passed.setter
+    def passed(self, value: int) -> None:
+        self._words[_PASSED] = value
 
     # ------------------------------------------------------------ the published meta
 
@@ -250,7 +262,15 @@ class LockFile:
             yield block, [Pin(found[_OWNER], found[_STARTED], *pair) for pair in pairs if pair[0]]
 
     def close(self) -> None:
-        """Let the file go."""
+        """Let the file go. The words can still be looked at, until nobody refers to them any more."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def unmap(self) -> None:
+        """Let the words go too, which keep the file's description open, and so whatever lock is on it."""
+        words, self._words = self._words, memoryview(b"").cast("Q")
+        with contextlib.suppress(BufferError):  # a thread that did not come along in a fork was just looking at them
+            words.release()
+            for mapping in (*self._old, self._mapping):
+                mapping.close()

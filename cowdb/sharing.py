@@ -23,7 +23,7 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cowdb import meta as meta_page
-from cowdb.bytelocks import FIRST_BLOCK, INSIDE, NEXT, OPEN, STATIC, WRITER, ByteLocks, RecordLocks
+from cowdb.bytelocks import FIRST_BLOCK, INSIDE, NEXT, OPEN, STATIC, TIMED, WRITER, ByteLocks, RecordLocks
 from cowdb.errors import Error, LockTimeoutError
 from cowdb.lockfile import LockFile, Pin
 
@@ -41,6 +41,12 @@ __all__ = ["FileSharing", "LocalSharing", "Sharing", "lock_file_path"]
 
 _WRITER_AND_STATIC: Final = 1 + STATIC - WRITER
 """A writer takes both bytes in one call."""
+
+_PATIENCE: Final = 4
+"""So many turns go past one who waits with a timeout, and then the others let him pass."""
+
+_SHORT_PAUSE: Final = 0.001
+"""Seconds between two tries of the one whom the others let pass."""
 
 
 class Sharing(Protocol):
@@ -133,8 +139,8 @@ class LocalSharing:
 
 
 def lock_file_path(path: str) -> str:
-    """Where the lock file of the database at `path` lies."""
-    return path + "-lock"
+    """Where the lock file of the database at `path` lies: beside the file itself, where links lead to it."""
+    return os.path.realpath(path) + "-lock"
 
 
 def _static_locks(path: str, locks_type: type[ByteLocks]) -> ByteLocks:
@@ -145,6 +151,13 @@ def _static_locks(path: str, locks_type: type[ByteLocks]) -> ByteLocks:
         except OSError:
             pass  # nobody has ever written here; where record locks have to do, a later writer is not kept out
     return locks_type(path, writable=False)
+
+
+def _let_go(words: LockFile) -> None:
+    """Close the lock file, and say that it is not ours any more: its mapping may live on, and with it the lock."""
+    if words.fd >= 0:
+        fcntl.flock(words.fd, fcntl.LOCK_UN)
+        words.close()
 
 
 class FileSharing:
@@ -201,7 +214,7 @@ class FileSharing:
                 self._locks.close()
                 raise
         except BaseException:
-            self.words.close()
+            _let_go(self.words)
             raise
 
     # ------------------------------------------------------------ coming and going
@@ -270,13 +283,14 @@ class FileSharing:
             for pin in self._free_pins:
                 words.unpin(pin)
             self._locks.close()
-            words.close()
+            _let_go(words)
 
     def abandon(self) -> None:
         """See `Sharing`."""
         self._locks.abandon()
         if self.words is not None:
-            self.words.close()
+            self.words.close()  # not unlocked: the description is the parent's too
+            self.words.unmap()
 
     # ------------------------------------------------------------ words
 
@@ -374,13 +388,37 @@ class FileSharing:
         words.writer = os.getpid()
 
     def _stand_in_line(self, words: LockFile, timeout: float | None) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        """Wait for NEXT, and with it for WRITER.
+
+        The kernel wakes who waits without a timeout, in the order in which they
+        came.  Who has a timeout must ask again and again, and would find NEXT
+        taken each time.  So one of those has TIMED, and when too many turns have
+        gone past him the others line up behind TIMED until he has had his.
+        """
         locks = self._locks
-        if not locks.lock(NEXT, deadline):
+        if timeout is None:
+            if words.passed >= _PATIENCE and locks.is_taken(TIMED):
+                locks.lock(TIMED, None)
+                locks.unlock(TIMED)
+            self._wait_for_turn(words, None, None)
+            words.passed += 1
+            return
+        deadline = time.monotonic() + timeout
+        if not locks.lock(TIMED, deadline):
+            raise LockTimeoutError("the writer lock", timeout, words.writer or None)
+        try:
+            self._wait_for_turn(words, timeout, deadline)
+            words.passed = 0
+        finally:
+            locks.unlock(TIMED)
+
+    def _wait_for_turn(self, words: LockFile, timeout: float | None, deadline: float | None) -> None:
+        locks = self._locks
+        if not locks.lock(NEXT, deadline, longest_pause=_SHORT_PAUSE):
             raise LockTimeoutError("the writer lock", timeout or 0.0, words.writer or None)
         try:
             words.waiting = True
-            if not locks.lock(WRITER, deadline, count=_WRITER_AND_STATIC):
+            if not locks.lock(WRITER, deadline, count=_WRITER_AND_STATIC, longest_pause=_SHORT_PAUSE):
                 if not locks.is_taken(WRITER):
                     raise LockTimeoutError("a reader that cannot register, on a read-only medium,", timeout or 0.0)
                 raise LockTimeoutError("the writer lock", timeout or 0.0, words.writer or None)

@@ -784,6 +784,7 @@ def test_a_state_that_moves_on_while_it_is_looked_for_is_live(db, brake):
     between[0].close()
 
 
+@pytest.mark.guarantee
 def test_power_cuts_under_group_commit_leave_a_prefix(brake):
     """Whatever was acknowledged is there; what is there is a prefix of the order of sealing."""
     disk = CrashDisk(during_flush=brake)

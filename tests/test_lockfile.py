@@ -70,6 +70,8 @@ def test_new_words_say_nothing(words):
     assert words.durable is None
     assert words.busy, "whoever writes first has to look at the file"
     assert words.writer == 0
+    assert not words.waiting
+    assert words.passed == 0
     assert list(words.pins(set())) == []
 
 
@@ -113,6 +115,9 @@ def test_every_word_is_seen_through_another_mapping(words, again):
         assert again.busy is value
     words.writer = 4_000_000
     assert again.writer == 4_000_000
+    words.passed = 3
+    words.waiting = True
+    assert (again.passed, again.waiting) == (3, True)
 
 
 def test_making_them_anew_forgets_everything(words, again):
@@ -120,11 +125,13 @@ def test_making_them_anew_forgets_everything(words, again):
     words.durable = (7, 1)
     words.busy = False
     words.writer = 12
+    words.waiting, words.passed = True, 9
     word = words.own(3, 12, 34)[0]
     words.pin(word, 7, 10)
     again.make()
     assert not words.made
     assert (words.published, words.durable, words.busy, words.writer) == (0, None, True, 0)
+    assert (words.waiting, words.passed) == (False, 0)
     assert list(words.pins(set())) == []
 
 
@@ -266,3 +273,23 @@ def test_it_may_be_closed_twice(path):
 def test_a_directory_in_its_place_raises(tmp_path):
     with pytest.raises(IsADirectoryError):
         LockFile(str(tmp_path), 0o600)
+
+
+def test_unmapping_lets_the_words_go_and_may_be_repeated(path):
+    words = LockFile(path, 0o600)
+    words.make()
+    words.add_blocks()
+    words.close()
+    words.unmap()
+    with pytest.raises(IndexError):
+        words.published  # noqa: B018 - looking is enough
+    words.unmap()
+
+
+def test_words_that_somebody_is_looking_at_stay_mapped(path):
+    words = LockFile(path, 0o600)
+    words.make()
+    part = words._words[:4]
+    words.unmap()
+    assert part[3] == 1
+    words.close()

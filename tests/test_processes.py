@@ -517,6 +517,41 @@ def loop(seconds):
         assert db.check() == []
 
 
+@pytest.mark.guarantee
+@pytest.mark.parametrize("timeouts", [(None, None, None, 20), (None, None, 20, 20), (20, 20, 20, 20)], ids=str)
+def test_who_asks_with_a_timeout_does_not_starve_among_four(path, timeouts):
+    """Each goes on until all four have had their turns; nobody may be told to wait in vain, or wait for ever."""
+    loop = """
+def loop(me, wanted, timeout):
+    turns = 0
+    while True:
+        with db.write(timeout=timeout) as t:
+            turns += 1
+            t[b"n"] = b"%d" % (int(t[b"n"]) + 1)
+            if turns == wanted:
+                t[b"done%d" % me] = b""
+            if len(t) == 5:
+                return turns
+"""
+    wanted = 25
+    with cowdb.open(path) as db:
+        db[b"n"] = b"0"
+        children = [Child(path=path) for _ in timeouts]
+        try:
+            for child in children:
+                child("db = cowdb.open(path)")
+                child(loop)
+            for me, (child, timeout) in enumerate(zip(children, timeouts, strict=True)):
+                child.begin("loop(me, wanted, timeout)", me=me, wanted=wanted, timeout=timeout)
+            turns = [child.end() for child in children]
+        finally:
+            for child in children:
+                child.__exit__()
+        assert int(db[b"n"]) == sum(turns), "two have written at once"
+        assert min(turns) >= wanted
+        assert db.check() == []
+
+
 def test_a_close_while_another_process_writes_and_a_thread_waits_for_it(path):
     db = cowdb.open(path)
     with Child(path=path) as other:
@@ -953,13 +988,43 @@ def test_who_opens_a_renamed_file_that_is_in_use_is_told_so(path):
         assert db[b"n"] == b"2"
 
 
-def test_a_file_under_two_names_is_not_split_in_two(path):
-    os.symlink(path, path + "-link")
+@pytest.mark.guarantee
+@pytest.mark.parametrize("first", ["the link", "the file"])
+def test_a_link_to_a_file_leads_to_the_same_database(path, opening, first, tmp_path):
+    cowdb.open(path).close()
+    (tmp_path / "elsewhere").mkdir()
+    os.symlink(os.path.dirname(path), tmp_path / "elsewhere" / "directory")
+    link = str(tmp_path / "elsewhere" / "link")
+    os.symlink(os.path.join("directory", os.path.basename(path)), link)
+    mine, theirs = (link, path) if first == "the link" else (path, link)
+    with cowdb.open(mine) as db, Child(path=theirs) as other:
+        other(opening)
+        for number in range(3):
+            db[b"n"] = b"%d" % number
+            assert other("db[b'n']") == b"%d" % number
+            other("db[b'm'] = b'%d' % number", number=number)
+            assert db[b"m"] == b"%d" % number
+        other("s = db.read()")
+        assert [reader["pid"] for reader in db.readers()] == [other.pid]
+        assert other("db.check()") == []
+    assert not os.path.lexists(link + "-lock")
+    assert checked(path)[b"m"] == b"2"
+
+
+def test_a_second_name_of_a_file_is_refused_as_long_as_the_first_is_in_use(path):
+    """A hard link has a lock file of its own beside it, so the two would not see each other's readers."""
     with cowdb.open(path) as db, Child(path=path) as other:
         db[b"n"] = b"1"
+        os.link(path, path + "-name")
         with pytest.raises(Error, match="lock file"):
-            other("cowdb.open(path + '-link')")
+            other("cowdb.open(path + '-name')")
         db[b"n"] = b"2"
+        db.close()
+        other("db = cowdb.open(path + '-name'); db[b'm'] = db[b'n']")
+        with pytest.raises(Error, match="lock file"):
+            cowdb.open(path)
+        other("db.close()")
+    assert checked(path)[b"m"] == b"2"
 
 
 def test_a_deleted_lock_file_is_made_again_when_all_have_left(path):

@@ -17,7 +17,7 @@ from child import Child, until
 from test_lockfile import state
 
 from cowdb import sharing as sharing_module
-from cowdb.bytelocks import NEXT, ByteLocks, RecordLocks
+from cowdb.bytelocks import NEXT, TIMED, ByteLocks, RecordLocks
 from cowdb.errors import Error, LockTimeoutError
 from cowdb.lockfile import PINS_PER_BLOCK
 from cowdb.meta import encode
@@ -318,6 +318,51 @@ def test_one_process_may_pin_any_number_of_snapshots(enter, child):
     assert child("len(s._blocks)") == many // PINS_PER_BLOCK, "words that are free again are used again"
 
 
+def test_who_has_left_does_not_speak_for_a_lock_file_any_more(kind, enter, child, path):
+    """The story: his mapping of the lock file lived on, and with it the lock that says that it is the one in use."""
+    mine = enter()
+    mine.leave(nothing)
+    os.rename(lock_file_path(path), path + "-old")
+    child("s = enter()")
+    os.rename(path + "-old", lock_file_path(path))
+    if kind is ByteLocks:  # record locks are on the lock file: who comes by another one meets nobody
+        for _ in range(2):  # nor does one who was refused
+            with pytest.raises(Error, match="lock file") as caught:
+                enter()
+            assert caught.traceback, "which keeps what was opened alive"
+    assert mine.words is not None
+
+
+def test_a_forked_child_that_lives_on_does_not_speak_for_its_parents_lock_file(kind, child, path):
+    if kind is not ByteLocks:
+        pytest.skip("record locks are on the lock file: who comes by another one meets nobody")
+    with Child(path=path, kind=kind.__name__) as parent:
+        parent(ENTER)
+        parent("s = enter()")
+        fork = """
+read, write = os.pipe()
+pid = os.fork()
+if not pid:
+    s.abandon()
+    os.write(write, b"x")
+    time.sleep(60)
+os.read(read, 1)
+"""
+        parent(fork)
+        grandchild = parent("pid")
+        try:
+            parent.kill()
+            os.rename(lock_file_path(path), path + "-old")
+            child("s = enter()")
+            os.rename(path + "-old", lock_file_path(path))
+            with Child(path=path, kind=kind.__name__) as late:
+                late(ENTER)
+                with pytest.raises(Error, match="lock file"):
+                    late("enter()")
+        finally:
+            os.kill(grandchild, signal.SIGKILL)
+
+
 # ---------------------------------------------------------------- turns
 
 
@@ -371,6 +416,57 @@ def test_one_that_was_killed_while_it_waited_is_in_nobodys_way(enter, child):
     mine.lock_writer(1)
 
 
+@pytest.fixture
+def line(enter, child, path, kind):
+    """I write; `child` is the next; `timed` waits with a timeout, `late` has come last, and waits without one."""
+    mine = enter()
+    child("s = enter()")
+    with Child(path=path, kind=kind.__name__) as timed, Child(path=path, kind=kind.__name__) as late:
+        for other in (timed, late):
+            other(ENTER)
+            other("s = enter()")
+        mine.lock_writer(None)
+        child.begin("s.lock_writer(None)")
+        until(mine.contended)
+        timed.begin("s.lock_writer(20)")
+        until(lambda: mine._locks.is_taken(TIMED))
+        yield mine, child, timed, late
+
+
+def test_who_waits_with_a_timeout_is_let_past_when_too_many_turns_have_gone_past_him(line):
+    """The story: the kernel wakes the others one after the other, and who has to ask finds the lock taken each time."""
+    mine, child, timed, late = line
+    mine.words.passed = 4
+    late.begin("s.lock_writer(None)")
+    time.sleep(0.05)
+    mine.unlock_writer()
+    child.end()
+    until(mine.contended)
+    child("s.unlock_writer()")
+    timed.end()
+    assert late.busy(0.05)
+    timed("s.unlock_writer()")
+    late.end()
+    assert mine.words.passed == 1
+    late("s.unlock_writer()")
+    assert not mine._locks.is_taken(TIMED)
+    assert not mine._locks.is_taken(NEXT)
+
+
+def test_one_who_was_let_past_and_is_killed_is_in_nobodys_way(line):
+    mine, child, timed, late = line
+    mine.words.passed = 4
+    late.begin("s.lock_writer(None)")
+    time.sleep(0.05)
+    timed.kill()
+    mine.unlock_writer()
+    child.end()
+    child("s.unlock_writer()")
+    late.end()
+    late("s.unlock_writer()")
+    mine.lock_writer(0)
+
+
 def test_a_wait_that_was_given_up_leaves_nothing_behind(enter, child):
     mine = enter()
     child("s = enter(); s.lock_writer(None)")
@@ -380,6 +476,7 @@ def test_a_wait_that_was_given_up_leaves_nothing_behind(enter, child):
     assert not child("s.contended()")
     child("s.unlock_writer(); s.lock_writer(1)")
     assert mine._locks.try_lock(NEXT)
+    assert mine._locks.try_lock(TIMED)
 
 
 # ---------------------------------------------------------------- who cannot register
