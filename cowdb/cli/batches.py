@@ -21,7 +21,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.lines import BadInputError
-from cowdb.cli.output import CommandError
+from cowdb.cli.output import USAGE, CommandError
 from cowdb.errors import KeyNotFoundError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cowdb.transaction import WriteTransaction
     from cowdb.views import WriteTree
 
-__all__ = ["BATCH", "MARKS", "Batches", "check_name"]
+__all__ = ["BATCH", "MARKS", "Batches", "named_tree"]
 
 MARKS: Final = "cowdb.unfinished"
 """The tree of the marks of moves that are not finished."""
@@ -51,6 +51,15 @@ def check_name(name: str, limit: int) -> None:
     size = len(name.encode(errors="surrogatepass"))
     if not 1 <= size <= limit:
         raise ValueError(f"the name of its tree takes {size} bytes of UTF-8; it may take 1 to {limit}")
+
+
+def named_tree(name: str | None, db: Database) -> None:
+    """`CommandError` if no tree can be called `name`."""
+    try:
+        if name is not None:
+            check_name(name, db.max_key_size)
+    except ValueError as error:
+        raise CommandError(f"--tree: {error}", USAGE) from None
 
 
 class Batches:

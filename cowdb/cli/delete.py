@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from cowdb.cli.opening import add_path, add_timeout, add_tree, reading, tree_of, writing
 from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError
-from cowdb.cli.ranges import add_range, given_key, range_of
+from cowdb.cli.ranges import add_range, given_key, mix, range_of
 
 if TYPE_CHECKING:
     import argparse
@@ -39,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drop", action="store_true", help="the named tree itself, with every key")
     parser.add_argument("--dry-run", "-n", action="store_true", help="only say how many keys there are to remove")
     add_timeout(parser)
+    mix(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:

@@ -10,6 +10,7 @@ from cowdb.cli.batches import MARKS
 from cowdb.cli.formats import FORMATS, recognise, write
 from cowdb.cli.opening import add_path, add_timeout, reading, tree_of
 from cowdb.cli.output import FINE, USAGE, CommandError
+from cowdb.cli.ranges import mix
 
 if TYPE_CHECKING:
     import argparse
@@ -65,6 +66,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace OUTPUT if it is there")
     add_timeout(parser)
+    mix(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from cowdb.cli.opening import add_path, add_timeout, add_tree, reading, tree_of
 from cowdb.cli.output import FINE, USAGE, CommandError
-from cowdb.cli.ranges import add_hex, given_key
+from cowdb.cli.ranges import add_hex, given_key, mix
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_hex(parser)
     add_timeout(parser)
+    mix(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:

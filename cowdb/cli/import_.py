@@ -6,10 +6,10 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from cowdb.cli.batches import Batches
+from cowdb.cli.batches import Batches, named_tree
 from cowdb.cli.lines import BadInputError
 from cowdb.cli.lmdbfile import LmdbFile, is_lmdb
-from cowdb.cli.load import BadEntries, add_batch_options, named_tree, tell, tell_stop
+from cowdb.cli.load import BadEntries, add_batch_options, tell, tell_stop
 from cowdb.cli.opening import add_path, writing
 from cowdb.cli.output import FINDINGS, FINE, NOT_A_DATABASE, USAGE, CommandError
 from cowdb.cli.sqlitefile import SqliteFile, is_sqlite
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     else:
         source = SqliteFile(
             args.source, bad, table=args.table, key=args.key, value=args.value, duplicates=args.duplicates,
-            big_endian=args.big_endian,
+            big_endian=args.big_endian, timeout=args.timeout,
         )  # fmt: skip
     try:
         with writing(args.file, args.timeout, create=True) as db:

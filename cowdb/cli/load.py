@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from cowdb.cli.batches import BATCH, Batches, check_name
+from cowdb.cli.batches import BATCH, Batches, named_tree
 from cowdb.cli.formats import READABLE, Reading, recognise
 from cowdb.cli.lines import START, BadInputError, Lines, Position
 from cowdb.cli.opening import add_path, add_timeout, writing
@@ -201,15 +201,6 @@ def _load(db: Database, file: BinaryIO, source: dict[str, Any], args: argparse.N
         batches.abandon()
     tell(out, batches, before, time.monotonic() - begun, bad.count)
     return FINDINGS if bad.count else FINE
-
-
-def named_tree(name: str | None, db: Database) -> None:
-    """`CommandError` if no tree can be called `name`."""
-    try:
-        if name is not None:
-            check_name(name, db.max_key_size)
-    except ValueError as error:
-        raise CommandError(f"--tree: {error}", USAGE) from None
 
 
 def _ticker(lines: Lines, size: int, tick: Progress) -> Callable[[], None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
+from cowdb.cli.batches import named_tree
 from cowdb.cli.opening import add_path, add_timeout, add_tree, writing
-from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError
-from cowdb.cli.ranges import add_hex, given_key
+from cowdb.cli.output import FINDINGS, FINE, IO_ERROR, USAGE, CommandError
+from cowdb.cli.ranges import add_hex, given_key, mix
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--create", action="store_true", help="make the database if there is none")
     add_hex(parser)
     add_timeout(parser)
+    mix(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
@@ -48,7 +51,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise CommandError("give either a VALUE or --value-file PATH", USAGE)
     key = given_key(args, args.key)
     value = _from_file(args.value_file) if args.value is None else given_key(args, args.value)
+    if not args.create and not os.path.exists(args.file):
+        raise CommandError(f"there is no file {args.file!r}; --create makes it", IO_ERROR)
     with writing(args.file, args.timeout, create=args.create) as db, db.write() as txn:
+        named_tree(args.tree, db)
         tree = txn if args.tree is None else txn.tree(args.tree, create=True)
         stored = tree.put(key, value, overwrite=not args.keep)
     if out.machine:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cowdb.cli.data import given
 from cowdb.cli.output import USAGE, CommandError
@@ -15,7 +15,7 @@ from cowdb.cursor import after_prefix
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_hex", "add_range", "given_key", "natural", "range_of"]
+__all__ = ["add_hex", "add_range", "given_key", "mix", "natural", "range_of"]
 
 
 def add_hex(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,23 @@ def add_range(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--start", metavar="KEY", help="from this key on")
     group.add_argument("--stop", metavar="KEY", help="up to this key, which is left out")
     add_hex(parser)
+
+
+def mix(parser: argparse.ArgumentParser) -> None:
+    """Let options stand between FILE and an argument that may be left out, as in ``get FILE --tree t KEY``.
+
+    By itself argparse takes such an argument for left out as soon as it meets the option.
+    """
+    plain = parser.parse_known_args
+
+    def parse(args: Any = None, namespace: Any = None) -> Any:
+        setattr(parser, "parse_known_args", plain)  # noqa: B010 - it is a method; what follows calls it twice
+        try:
+            return parser.parse_known_intermixed_args(args, namespace)
+        finally:
+            setattr(parser, "parse_known_args", parse)  # noqa: B010 - the same
+
+    setattr(parser, "parse_known_args", parse)  # noqa: B010 - the same
 
 
 def given_key(args: argparse.Namespace, text: str) -> bytes:

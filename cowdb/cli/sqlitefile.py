@@ -27,6 +27,8 @@ __all__ = ["SqliteFile", "is_sqlite"]
 
 _MAGIC: Final = b"SQLite format 3\0"
 _SIGN: Final = 1 << 63
+_NONE: Final = object()
+"""No row before: unlike NULL, it equals no key."""
 
 
 def is_sqlite(path: str) -> bool:
@@ -61,6 +63,7 @@ class SqliteFile:
         value: str | None,
         duplicates: str | None,
         big_endian: bool,
+        timeout: float,
     ) -> None:
         """`table` None: the only one there is; `key` None: the primary key. Raises `CommandError`."""
         self._bad = bad
@@ -70,7 +73,9 @@ class SqliteFile:
         self.number = 0
         """Rows read so far."""
         with contextlib.ExitStack() as stack, self._errors():
-            base = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, isolation_level=None)
+            base = sqlite3.connect(
+                f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, isolation_level=None, timeout=timeout
+            )
             stack.callback(base.close)
             base.text_factory = _text
             base.execute("BEGIN")  # all that follows sees one state
@@ -145,13 +150,13 @@ class SqliteFile:
             f"SELECT {columns} FROM {_name(self._table)} ORDER BY {_name(self._key)} COLLATE BINARY "  # noqa: S608 - quoted
             f"LIMIT -1 OFFSET {max(skip - 1, 0)}"
         )
-        before: object = None
+        before: object = _NONE
         yield None, None, b""
         with self._errors():
             rows = self._base.execute(query)
             if skip:  # the row that was last: the next one may have its key
                 last = rows.fetchone()
-                before = None if last is None else last[0]
+                before = _NONE if last is None else last[0]
             for row in rows:
                 self.number += 1
                 try:
