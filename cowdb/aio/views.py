@@ -125,8 +125,8 @@ class _Walk(Generic[_T]):
     def __aiter__(self) -> Self:
         return self
 
-    def _fetch(self) -> list[Any]:
-        """The next batch. In a thread."""
+    def _fetch(self, size: int) -> list[Any]:
+        """The next batch, of at most `size` entries. In a thread."""
         if self._source is None:
             self._source = self._view.entries()
         keys_only = self._view.kind == "keys"
@@ -135,7 +135,7 @@ class _Walk(Generic[_T]):
         for entry in self._source:
             batch.append(entry)
             room -= len(entry) if keys_only else len(entry[0]) + len(entry[1])
-            if len(batch) >= self._size or room <= 0:
+            if len(batch) >= size or room <= 0:
                 break
         else:
             self._exhausted = True
@@ -143,7 +143,7 @@ class _Walk(Generic[_T]):
 
     def _ask(self) -> None:
         self._version = self._view.tree.version
-        self._pending = self._view.tree.submit(self._fetch)
+        self._pending = self._view.tree.submit(self._fetch, self._size)
 
     async def _next(self) -> list[Any]:
         """The next batch, empty at the end.
@@ -163,9 +163,13 @@ class _Walk(Generic[_T]):
         finally:
             self._busy = False
         self._pending = None
+        self._grow()
         if not self._exhausted and self._view.tree.fetches_ahead:
             self._ask()
         return batch
+
+    def _grow(self) -> None:
+        """A batch has come; the next one may be of another size."""
 
     def _is_stale(self) -> bool:
         """True if the tree was changed after what was fetched last."""
@@ -205,6 +209,9 @@ class _Entries(_Walk[_T], Generic[_T]):
         self._batch: list[Any] = []
         self._at = 0
 
+    def _grow(self) -> None:
+        self._size = min(2 * self._size, LARGEST_BATCH)
+
     async def __anext__(self) -> _T:
         stale = self._given and self._is_stale()
         if stale or self._at == len(self._batch):
@@ -216,7 +223,6 @@ class _Entries(_Walk[_T], Generic[_T]):
                 raise StopAsyncIteration
             self._batch = batch
             self._at = 0
-            self._size = min(2 * self._size, LARGEST_BATCH)
         entry = self._batch[self._at]
         self._at += 1
         self._given += 1
