@@ -71,7 +71,12 @@ def main(arguments: list[str] | None = None) -> int:
     lines = []
     for part in parts:
         options = Options(seconds * PARTS[part][0] / weights, seed, given.jobs, given.replay)
-        lines.append(_run(part, options))
+        try:
+            lines.append(_run(part, options))
+        except ValueError as error:
+            if given.replay is None:
+                raise
+            parser.error(f"--replay: {error}")
     if given.replay is None:
         _table(lines)
     failures = _failures(lines)

@@ -3,9 +3,9 @@
     workload  --> trace --> for each step: the situation --> every state of it --> the oracle
     (crash_run)  (crash_disk)              (crash_model)     (crash_search)       (crash_run)
 
-First all sequences of one and two operations, in all modes of the disk or in the plainest; then, turn by turn,
-all sequences of three and random longer ones, in random modes, with up to three crashes on top of each
-other.  How a new file comes to be is in `crash_birth`.
+First all sequences of one operation, in all modes of the disk; then all of two, with a second crash everywhere in
+the recovery from the first; then, turn by turn, all of three in the same way, and random longer ones in random
+modes, with up to three crashes on top of each other.  How a new file comes to be is in `crash_birth`.
 
 A case is written ``put+lazy/plain/4096/0@17:0=1,5=0@4:1=1``: operations, tuning, mode of
 the disk, seed; then for each power cut behind how many steps it comes, and which of their contents the pages
@@ -14,6 +14,7 @@ hold.  Without power cuts it stands for all of them.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import time
@@ -23,7 +24,7 @@ from typing import Final, Self
 
 import cowdb
 from fuzz.crash_birth import births
-from fuzz.crash_disk import SIZE, LazyFile, Situation, installed  # before cowdb: it chooses the plain kernel
+from fuzz.crash_disk import PLAIN, SIZE, LazyFile, Situation, installed
 from fuzz.crash_model import Doubt
 from fuzz.crash_run import ALPHABET, TUNINGS, History, Verdict, empty, run_words, survive
 from fuzz.crash_search import Mode, Place, Search, Trouble, summary
@@ -79,8 +80,10 @@ class Case:
 def run(options: Options, progress: Progress) -> Result:
     """Search for a power cut that loses something, or repeat one case."""
     if options.replay is not None:
-        return _replay(options.replay, progress)
-    return spread(work, options, progress)
+        if options.replay != "birth":
+            Case.parse(options.replay)  # what cannot be read is said here
+        return spread(functools.partial(_replay, options.replay), replace(options, jobs=1), progress, environment=PLAIN)
+    return spread(work, options, progress, environment=PLAIN)
 
 
 # ---------------------------------------------------------------- the order of things
@@ -148,12 +151,8 @@ def cases(seed: int, jobs: int, index: int) -> Iterator[Case]:
         return next(mine) % jobs == index
 
     deep = replace(MODES[0], deep=2)
-    for mode in (deep, *(replace(mode, deep=2) for mode in MODES[1:])):
-        for tuning in TUNINGS:
-            for words in sequences(1):
-                if own():
-                    yield Case(words, tuning, mode)
-    yield from (Case(words, "plain", deep) for words in sequences(2) if own())
+    yield from (Case(words, tuning, mode) for mode in MODES for tuning in TUNINGS for words in sequences(1) if own())
+    yield from (Case(words, "plain", deep) for length in (1, 2) for words in sequences(length) if own())
     threes = list(sequences(3))
     random.Random(seed).shuffle(threes)
     rest = (Case(words, "plain", deep) for words in threes if own())
@@ -261,6 +260,7 @@ def problem_of(case: Case, say: Callable[[str], None] = lambda _: None) -> str |
         doubt = Doubt(start, sector=case.mode.sector, hostile=case.mode.hostile, seed=case.seed)
         doubt.settle(met)
         if index > len(trace):
+            say(f"there is no step {index}: this trace has {len(trace)}")
             return None
         for step in trace[:index]:
             doubt.apply(step)
@@ -290,6 +290,7 @@ def _chosen(situation: Situation, choices: dict[int, int], say: Callable[[str], 
     for page, choice in choices.items():
         contents: tuple[bytes | int, ...] = situation.sizes if page == SIZE else situation.pages.get(page, ())
         if not 0 <= choice < len(contents):
+            say(f"there is no version {choice} of page {page}: it has {len(contents)}")
             return None
         forced[page] = contents[choice]
         what = "the file's size" if page == SIZE else f"page {page}"
@@ -303,7 +304,7 @@ def _problem(verdict: Verdict, allowed: list[dict[str | None, dict[bytes, bytes]
     return verdict.problem
 
 
-def _replay(text: str, progress: Progress) -> Result:
+def _replay(text: str, _share: Share) -> Iterator[Result]:
     result = Result(1)
     with installed():
         if text == "birth":
@@ -311,14 +312,13 @@ def _replay(text: str, progress: Progress) -> Result:
         else:
             case = Case.parse(text)
             if case.places:
-                problem = problem_of(case, progress.say)
+                problem = problem_of(case, print)
             else:
                 trouble = whole(replace(case, mode=replace(case.mode, deep=2)), lambda: False)
                 problem = None if trouble is None else trouble.story
                 if trouble is not None:
                     text = str(replace(case, places=trouble.places))
-    progress.say(f"{text}: {problem or 'nothing is wrong'}")
-    progress.advance(1)
+    print(f"{text}: {problem or 'nothing is wrong'}", flush=True)
     if problem is not None:
         result.failures.append(Failure(problem, text))
-    return result
+    yield result

@@ -28,16 +28,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-os.environ["COWDB_PURE"] = "1"  # the compiled kernel looks into mappings by itself; set before cowdb is imported
-
 from cowdb import format as fmt
-from cowdb import pager, space
+from cowdb import kernel, pager, space
 from cowdb.storage import Buffer
 
-__all__ = ["PAGE", "SIZE", "LazyDisk", "LazyFile", "LazyStorage", "Situation", "Step", "installed", "replaced"]
+__all__ = ["PAGE", "PLAIN", "SIZE", "LazyDisk", "LazyFile", "LazyStorage", "Situation", "Step", "installed", "replaced"]
 
 PAGE: Final = fmt.PAGE_SIZES[0]
 """Bytes of a page: the smallest, for tiny databases."""
+
+PLAIN: Final = {"COWDB_PURE": "1"}
+"""The environment of processes that use `installed`."""
 
 SIZE: Final = -1
 """Stands for the file's size where pages are numbered."""
@@ -48,7 +49,7 @@ GONE: Final = b"\xde" * PAGE
 """What a mapping shows where the file was cut; on a real disk, touching it kills the process."""
 
 Step = tuple[str, int, bytes]
-"""An operation: ("write", offset, bytes), ("size", bytes, b""), ("begin" or "end", number of the flush, b"")."""
+"""An operation: ("write", offset, bytes), ("size", bytes, b""), ("begin", "end" or "failed", flush, b"")."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class LazyFile:
     flushes: int = 0
     during_flush: Callable[[], None] | None = None
     before_change: Callable[[], None] | None = None
+    failing: bool = False
 
     def __post_init__(self) -> None:
         """The size is looked at first: what a read gives depends on it."""
@@ -155,12 +157,16 @@ class LazyFile:
         self.trace.append(("size", size, b""))
 
     def flush(self) -> None:
-        """Record a flush; `during_flush` is called in its middle."""
+        """Record a flush; `during_flush` is called in its middle. If it is `failing`, this one fails, and no other."""
         self.flushes += 1
         number = self.flushes
         self.trace.append(("begin", number, b""))
         if self.during_flush is not None:
             self.during_flush()
+        if self.failing:
+            self.failing = False
+            self.trace.append(("failed", number, b""))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         self.trace.append(("end", number, b""))
 
 
@@ -305,6 +311,11 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-    """While it is on, the engine's looks into mappings are seen, and it knows one page size."""
+    """While it is on, the engine's looks into mappings are seen, and it knows one page size.
+
+    Raises `RuntimeError` with the compiled kernel, which looks into mappings by itself: see `PLAIN`.
+    """
+    if kernel.FORM != "plain":
+        raise RuntimeError("power cuts are tried on the plain kernel: set COWDB_PURE=1")
     with replaced(pager, "Space", TracedSpace), replaced(fmt, "PAGE_SIZES", (PAGE,)):
         yield

@@ -9,7 +9,8 @@ with `cowdb.testing`, state by state.
     written           b        f
     page         5     5   7      9            5: a b    7: c f    9: d e
 
-With sectors smaller than a page, a page may be any mixture of its versions.
+With sectors smaller than a page, a page may be any mixture of its versions.  A flush
+that failed leaves what was written before it open for good, until it is written again.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Doubt:
         self._sizes: list[tuple[int, int]] = []
         self._length = start.sizes[0]
         self._begun: dict[int, int] = {}
+        self._clean = -1  # a flush that failed has marked all that was written up to this step as written
         self._open: dict[int, int] = {}  # pages in doubt, and how many contents each may have
         self._key = 0
         for number, contents in start.pages.items():
@@ -124,6 +126,8 @@ class Doubt:
             self._sizes.append((self._index, pages))
         elif kind == "begin":
             self._begun[number] = self._index
+        elif kind == "failed":
+            self._clean = self._begun.pop(number) - 1
         else:
             self._flushed(self._begun.pop(number))
         self._index += 1
@@ -140,21 +144,28 @@ class Doubt:
         self._mix(number)
 
     def _flushed(self, began: int) -> None:
+        reach = 0
         for number, versions in list(self._written.items()):
-            before = [content for made, content in versions if made < began]
-            if not before:
+            before = [(made, content) for made, content in versions if made < began]
+            if not before or before[-1][0] <= self._clean:
                 continue
-            self._durable[number] = (before[-1],)
+            reach = max(reach, number + 1)
+            self._durable[number] = (before[-1][1],)
             later = [(made, content) for made, content in versions if made >= began]
             if later:
                 self._written[number] = later
             else:
                 del self._written[number]
             self._mix(number)
-        for made, size in self._sizes:
-            if made < began:
-                self._size = size
-        self._sizes = [(made, size) for made, size in self._sizes if made >= began]
+        sizes = [(made, size) for made, size in self._sizes if made < began]
+        if sizes and sizes[-1][0] > self._clean:
+            self._size = sizes[-1][1]
+            self._sizes = [(made, size) for made, size in self._sizes if made >= began]
+        else:
+            # Data that is on disk lies inside the file, even if an earlier flush lost the size.
+            reach = min(reach, self._length)
+            self._size = max(self._size, reach)
+            self._sizes = [(made, max(size, reach)) for made, size in self._sizes]
 
     # ------------------------------------------------------------ mixtures
 

@@ -25,7 +25,7 @@ from cowdb import backup
 from cowdb import database as database_module
 from cowdb.database import Database, open_on
 from cowdb.testing import CrashDisk
-from fuzz.crash_disk import PAGE, LazyDisk, LazyFile, Situation, replaced  # first: it chooses the plain kernel
+from fuzz.crash_disk import PAGE, LazyDisk, LazyFile, Situation, replaced
 
 __all__ = ["ALPHABET", "PATH", "TUNINGS", "History", "Model", "Verdict", "Workload", "empty", "run_words", "survive"]
 
@@ -212,6 +212,27 @@ class Workload:
         found = content(self.db)
         assert found == self.model, "a killed process has lost what it had committed"
 
+    def fail(self) -> None:
+        """A flush fails, the program ends, and the next one goes on with what the page cache shows."""
+        before = self.model
+        self.file.failing = True
+        try:
+            self.put(b"failed", b"%d" % self.words * 50)
+        except cowdb.PoisonedError:
+            pass
+        else:
+            raise AssertionError("a flush failed, and the commit says nothing")
+        finally:
+            self.file.failing = False
+        self.finish()
+        self.db = opened(self.disk, **self.options)
+        found = content(self.db)
+        after = self.history.states[-1][1]
+        assert found in (before, after), "after a failed flush there is neither the state before nor the one behind"
+        self.model = found
+        if found is not after and found != after:
+            self.history.begin(self.now, found)
+
     def group(self) -> None:
         """Three threads commit; two of them seal while the first one's flush is in flight, and share the next."""
         file, mine = self.file, threading.get_ident()
@@ -318,6 +339,19 @@ def _several(work: Workload) -> None:
     work.change(change)
 
 
+def _scatter(work: Workload) -> None:
+    """Short runs all over the file are freed, so that the list of them reaches beyond a meta page's first sector."""
+    work.fill(0, 300, 160)
+
+    def change(transaction: Any, model: Model) -> None:
+        for number in range(0, 300, 45):
+            key, value = b"%06d" % number, b"scattered %d" % work.words
+            transaction.put(key, value)
+            model[None][key] = value
+
+    work.change(change)
+
+
 def _cut(work: Workload) -> None:
     """So much comes and goes that the file's tail is cut."""
     work.put(b"~cut", b"c" * (100 * PAGE))
@@ -342,11 +376,13 @@ ALPHABET: Final[dict[str, Callable[[Workload], None]]] = {
     "lazy": lambda work: work.put(b"lazy", b"%d" % work.words, durability="lazy"),
     "sync": Workload.sync,
     "fill": lambda work: work.fill(work.words * 100, 120, 60),
+    "scatter": _scatter,
     "grow": lambda work: work.put(b"~grow", b"g" * (12 * PAGE)),
     "cut": _cut,
     "copy": Workload.copy,
     "reopen": Workload.reopen,
     "kill": Workload.kill,
+    "fail": Workload.fail,
     "group": Workload.group,
 }
 """The operations that sequences are made of."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -46,6 +47,7 @@ KEPT_FAILURES: Final = 50
 """More are counted and forgotten: one bug may fail in a million cases."""
 
 _ANNOUNCED_BYTES: Final = 4096
+_AT_ONCE: Final = 1000
 
 
 # ---------------------------------------------------------------- options and results
@@ -229,23 +231,32 @@ class Share:
         return number % self.jobs == self.index
 
 
-def spread(work: Callable[[Share], Iterator[Result]], options: Options, progress: Progress) -> Result:
+def spread(
+    work: Callable[[Share], Iterator[Result]],
+    options: Options,
+    progress: Progress,
+    *,
+    environment: dict[str, str] | None = None,
+    total: Result | None = None,
+) -> Result:
     """Run `work` in `options.jobs` processes and add up what they yield.
 
     `work` is a top-level function (or a `functools.partial` of one): the processes are
-    spawned.  With one job it runs in this process.  It should yield every few
-    hundred milliseconds, and end by itself at its deadline.  An exception in it is a
-    failure, as is a worker that dies by a signal or that still runs `GRACE_SECONDS` after the
-    deadline; both name the case that was announced last.
+    spawned, with these variables in their `environment`.  With one job, and none of
+    them, it runs in this process.  It should yield every few hundred milliseconds,
+    and end by itself at its deadline.  An exception in it is a failure, as is a worker
+    that dies by a signal or that still runs `GRACE_SECONDS` after the deadline; both name the
+    case that was announced last.  `total` is added to, if a part has a kind of `Result` of its own.
     """
     deadline = time.monotonic() + options.seconds
-    if options.jobs <= 1:
+    total = Result() if total is None else total
+    if options.jobs <= 1 and not environment:
         share = Share(0, 1, options.seed, deadline, ctypes.create_string_buffer(_ANNOUNCED_BYTES))
-        return _here(work, share, progress)
-    total = Result()
-    workers = []
+        return _here(work, share, progress, total)
+    workers: list[_Worker] = []
     try:
-        workers = [_Worker(work, index, options, deadline) for index in range(options.jobs)]
+        with _variables(environment or {}):
+            workers += [_Worker(work, index, options, deadline) for index in range(options.jobs)]
         while running := [worker for worker in workers if not worker.ended]:
             patience = deadline + GRACE_SECONDS - time.monotonic()
             connections.wait([handle for worker in running for handle in worker.handles()], max(0.0, patience))
@@ -282,8 +293,13 @@ class _Worker:
         """What has come in; at the end the failure if it died, or if it is `late`, for which it is killed."""
         alive = self._process.is_alive()  # asked first, so that nothing it wrote before it ended is overlooked
         try:
-            while self._results.poll():
+            for _ in range(_AT_ONCE):
+                if not self._results.poll():
+                    break
                 yield self._results.recv()
+            else:
+                if not late:
+                    return  # there is more; the others have their turn first
         except EOFError:
             self._process.join(GRACE_SECONDS)
             alive = self._process.is_alive()
@@ -303,8 +319,22 @@ class _Worker:
             self._results.close()
 
 
-def _here(work: Callable[[Share], Iterator[Result]], share: Share, progress: Progress) -> Result:
-    total = Result()
+@contextlib.contextmanager
+def _variables(environment: dict[str, str]) -> Iterator[None]:
+    """Have these in the environment while processes are started."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _here(work: Callable[[Share], Iterator[Result]], share: Share, progress: Progress, total: Result) -> Result:
     for result in _guarded(work, share):
         total.merge(result)
         progress.advance(result.cases)
