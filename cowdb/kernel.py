@@ -39,7 +39,7 @@ _ROOT: Final = _File(__file__).parent.parent
 
 def stamp(root: _File) -> int | None:
     """What tells one state of the kernel's sources from another; None if they are not here. As in setup.py."""
-    if not (root / "native").is_dir():
+    if not (root / "native" / "_kernel.pxd").is_file():
         return None
     found = 0
     for folder, pattern in (("native", "*.*"), ("cowdb", "format.py")):

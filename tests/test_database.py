@@ -1337,9 +1337,8 @@ def test_check_finds_damage(database, tmp_path):
     with pytest.raises(cowdb.CorruptionError):
         cowdb.open(tmp_path / "other")  # a file of its own is no trouble
         with db.read() as snapshot:
-            snapshot._snapshot.space.verified[:] = type(snapshot._snapshot.space.verified)("I", [0]) * len(
-                snapshot._snapshot.space.verified
-            )
+            for number in range(snapshot._snapshot.space.pages):
+                snapshot._snapshot.space.verified[number] = 0
             snapshot[b"a"]
     db.close()
     os.unlink(db.path)

@@ -417,10 +417,13 @@ def test_a_forged_record_of_the_free_tree_is_reported_before_it_is_used(disk, mo
                 transaction[b"%06d" % number] = b"changed"
     reader.close()
     assert pager_of(db).meta.free.depth
+    decode = Allocator._decode_record
     for flat in ((1, 1, 0, 0), (1 << 40, 1, 0, 0), (5, 1 << 40, 0, 0), (5, 0, 0, 0), (5, 1, 9, 3), (5, 1, 1, 1 << 40)):
         with monkeypatch.context() as patch:
             patch.setattr(
-                "cowdb.tree.Reader.entry", lambda self, path, flat=flat: (b"k" * 16, fmt.runs_struct(1).pack(*flat))
+                Allocator,
+                "_decode_record",
+                lambda self, meta, key, value, flat=flat: decode(self, meta, key, fmt.runs_struct(1).pack(*flat)),
             )
             with pytest.raises(cowdb.CorruptionError, match="no sensible run"):
                 put(db, b"large", b"x" * 3_000_000)

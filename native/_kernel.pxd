@@ -1,0 +1,61 @@
+# What the parts take from C (see kernel.h), and the structs that they share.
+
+cdef extern from "kernel.h" nogil:
+    ctypedef unsigned char u8 "unsigned char"
+    ctypedef unsigned int u32 "uint32_t"
+    ctypedef unsigned long long u64 "uint64_t"
+    ctypedef u8 *Bytes "unsigned char *"
+    u64 get16(const u8 *at)
+    u64 get32(const u8 *at)
+    u64 get48(const u8 *at)
+    u64 get64(const u8 *at)
+    void put16(u8 *at, u64 value)
+    void put32(u8 *at, u64 value)
+    void put48(u8 *at, u64 value)
+    void put64(u8 *at, u64 value)
+    u64 head_of(const u8 *key, Py_ssize_t length)
+    void prefetch(const u8 *at)
+    void crc_prepare()
+    u32 crc_of(const u8 *at, size_t length, u32 before, int portable)
+    int crc_hardware "cowdb_crc_hardware"
+
+cdef extern from "Python.h":
+    void *PyEval_SaveThread() nogil
+    void PyEval_RestoreThread(void *) nogil
+
+# A page as it is searched: where its bytes and its slots begin, and what of its header counts.
+cdef struct View:
+    u8 *at
+    u8 *slots
+    int size
+    int cells
+    int prefix
+    int kind
+    int level
+
+# A reference taken apart.
+cdef struct Ref:
+    u64 number
+    u64 birth
+    u64 count
+    u32 checksum
+
+# Where an entry's payload lies.
+cdef struct Found:
+    u8 *payload
+    int length
+    int info
+
+# An entry taken apart, while its page is laid out anew.
+cdef struct Cell:
+    u8 *key
+    u8 *payload
+    int key_length
+    int payload_length
+    int info
+
+# The way down to a leaf. Its pages are borrowed: the tree holds them.
+cdef struct Way:
+    void *pages[48]
+    int at[48]
+    int depth

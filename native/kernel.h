@@ -1,0 +1,137 @@
+/* What Cython cannot say: loads and stores of unaligned little-endian integers, and CRC-32C.
+ *
+ * memcpy of a fixed size is one instruction wherever the processor can do it, and defined everywhere.
+ * CRC-32C is computed with the processor's instruction where the compiler can emit it and the processor
+ * has it, asked once at import; else with eight tables of 256 entries, eight bytes a step.
+ */
+#ifndef COWDB_KERNEL_H
+#define COWDB_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+static inline uint64_t get16(const unsigned char *at) { uint16_t v; memcpy(&v, at, 2); return v; }
+static inline uint64_t get32(const unsigned char *at) { uint32_t v; memcpy(&v, at, 4); return v; }
+static inline uint64_t get64(const unsigned char *at) { uint64_t v; memcpy(&v, at, 8); return v; }
+static inline uint64_t get48(const unsigned char *at) { return get32(at) | get16(at + 4) << 32; }
+static inline void put16(unsigned char *at, uint64_t v) { uint16_t w = (uint16_t)v; memcpy(at, &w, 2); }
+static inline void put32(unsigned char *at, uint64_t v) { uint32_t w = (uint32_t)v; memcpy(at, &w, 4); }
+static inline void put64(unsigned char *at, uint64_t v) { memcpy(at, &v, 8); }
+static inline void put48(unsigned char *at, uint64_t v) { put32(at, v); put16(at + 4, v >> 32); }
+
+/* The head of a key: its first four bytes, big-endian, zero-padded. */
+static inline uint64_t head_of(const unsigned char *key, ptrdiff_t length)
+{
+    if (length > 3)
+        return (uint64_t)key[0] << 24 | (uint64_t)key[1] << 16 | (uint64_t)key[2] << 8 | key[3];
+    uint64_t head = 0;
+    for (ptrdiff_t i = 0; i < length; i++)
+        head |= (uint64_t)key[i] << (24 - 8 * i);
+    return head;
+}
+
+#if defined(__GNUC__)
+#define COWDB_PREFETCH(at) __builtin_prefetch(at)
+#else
+#define COWDB_PREFETCH(at) ((void)0)
+#endif
+static inline void prefetch(const unsigned char *at) { COWDB_PREFETCH(at); (void)at; }
+
+/* ---------------------------------------------------------------- CRC-32C */
+
+#define COWDB_CRC_POLYNOMIAL 0x82F63B78u /* Castagnoli, bits reversed */
+#define COWDB_CRC_LANE 1360              /* bytes of each of three lanes: two rounds cover most of a page */
+
+static uint32_t cowdb_crc_tables[8][256];
+static uint32_t cowdb_crc_skip[4][256]; /* what COWDB_CRC_LANE zero bytes make of each byte of a register */
+static int cowdb_crc_hardware = 0;
+
+static uint32_t crc_by_table(uint32_t crc, const unsigned char *at, size_t length)
+{
+    while (length >= 8) {
+        uint32_t low = crc ^ (uint32_t)get32(at), high = (uint32_t)get32(at + 4);
+        crc = cowdb_crc_tables[7][low & 255] ^ cowdb_crc_tables[6][low >> 8 & 255]
+            ^ cowdb_crc_tables[5][low >> 16 & 255] ^ cowdb_crc_tables[4][low >> 24]
+            ^ cowdb_crc_tables[3][high & 255] ^ cowdb_crc_tables[2][high >> 8 & 255]
+            ^ cowdb_crc_tables[1][high >> 16 & 255] ^ cowdb_crc_tables[0][high >> 24];
+        at += 8;
+        length -= 8;
+    }
+    while (length--)
+        crc = cowdb_crc_tables[0][(crc ^ *at++) & 255] ^ crc >> 8;
+    return crc;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define COWDB_CRC_INSTRUCTION 1
+#include <nmmintrin.h>
+
+static inline uint32_t crc_skip_lane(uint32_t crc)
+{
+    return cowdb_crc_skip[0][crc & 255] ^ cowdb_crc_skip[1][crc >> 8 & 255]
+         ^ cowdb_crc_skip[2][crc >> 16 & 255] ^ cowdb_crc_skip[3][crc >> 24];
+}
+
+/* The instruction takes three cycles and one can begin each cycle, so three lanes run side by side. */
+__attribute__((target("sse4.2")))
+static uint32_t crc_by_instruction(uint32_t first, const unsigned char *at, size_t length)
+{
+    uint64_t crc = first;
+    while (length >= 3 * COWDB_CRC_LANE) {
+        uint64_t second = 0, third = 0;
+        for (size_t i = 0; i < COWDB_CRC_LANE; i += 8) {
+            crc = _mm_crc32_u64(crc, get64(at + i));
+            second = _mm_crc32_u64(second, get64(at + COWDB_CRC_LANE + i));
+            third = _mm_crc32_u64(third, get64(at + 2 * COWDB_CRC_LANE + i));
+        }
+        crc = crc_skip_lane((uint32_t)crc) ^ second;
+        crc = crc_skip_lane((uint32_t)crc) ^ third;
+        at += 3 * COWDB_CRC_LANE;
+        length -= 3 * COWDB_CRC_LANE;
+    }
+    for (; length >= 8; at += 8, length -= 8)
+        crc = _mm_crc32_u64(crc, get64(at));
+    for (; length; at++, length--)
+        crc = _mm_crc32_u8((uint32_t)crc, *at);
+    return (uint32_t)crc;
+}
+#endif
+
+/* Fill the tables; called once, at import, before anybody else can call. */
+static void crc_prepare(void)
+{
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        uint32_t crc = byte;
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc & 1 ? crc >> 1 ^ COWDB_CRC_POLYNOMIAL : crc >> 1;
+        cowdb_crc_tables[0][byte] = crc;
+    }
+    for (int table = 1; table < 8; table++)
+        for (int byte = 0; byte < 256; byte++) {
+            uint32_t crc = cowdb_crc_tables[table - 1][byte];
+            cowdb_crc_tables[table][byte] = cowdb_crc_tables[0][crc & 255] ^ crc >> 8;
+        }
+    static const unsigned char zeros[COWDB_CRC_LANE];
+    for (int place = 0; place < 4; place++)
+        for (uint32_t byte = 0; byte < 256; byte++)
+            cowdb_crc_skip[place][byte] = crc_by_table(byte << 8 * place, zeros, COWDB_CRC_LANE);
+#ifdef COWDB_CRC_INSTRUCTION
+    __builtin_cpu_init();
+    cowdb_crc_hardware = __builtin_cpu_supports("sse4.2") ? 1 : 0;
+#endif
+}
+
+/* The checksum of `length` bytes that follow bytes whose checksum is `before`; `portable` forbids the instruction. */
+static uint32_t crc_of(const unsigned char *at, size_t length, uint32_t before, int portable)
+{
+    uint32_t crc = ~before;
+#ifdef COWDB_CRC_INSTRUCTION
+    if (cowdb_crc_hardware && !portable)
+        return ~crc_by_instruction(crc, at, length);
+#endif
+    (void)portable;
+    return ~crc_by_table(crc, at, length);
+}
+
+#endif
