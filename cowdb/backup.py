@@ -20,6 +20,7 @@ from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.catalog import find_tree, name_key, tree_names
 from cowdb.cursor import ITEMS, KEYS
+from cowdb.errors import CorruptionError
 from cowdb.kernel import Reader, scan
 from cowdb.pager import Pager
 from cowdb.recovery import believe, young_runs
@@ -98,7 +99,8 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
     trees: list[tuple[str | None, Reader]] = [(None, Reader(snapshot.space, meta.main))]
     for name in names:
         descriptor = find_tree(catalog, name, meta)
-        assert descriptor is not None
+        if descriptor is None:
+            raise CorruptionError(-1, f"the catalog names {name!r}, and a search for it finds nothing (I7)")
         trees.append((name, Reader(snapshot.space, descriptor)))
     total = sum(len(tree) for _, tree in trees)
     done = 0

@@ -47,6 +47,7 @@ __all__ = ["MAX_FINDINGS", "Finding", "Source", "check"]
 _READ: Final = 1 << 20  # bytes read at once; a multiple of every page size
 _PLAIN: Final = 1  # mark in the map of pages: reached
 _LEADS_ON: Final = 2  # reached, and a leaf with overflow values
+_LOW_BITS: Final = 0xFFFFFFFF  # ids with none of these are never given out: readers take them for "not met yet"
 
 _KINDS: Final = {
     fmt.META_KIND: "a meta page",
@@ -299,6 +300,8 @@ class _Walk:
             return False
         if ref.birth > limit:
             self._complain(number, tree, "I4", f"it was born in {ref.birth}, after {limit}, when it was referred to")
+        if not ref.birth & _LOW_BITS:
+            self._complain(number, tree, "I4", f"it was born in {ref.birth}, an id that no transaction has")
         self.map.mark(number, pages, _PLAIN)
         self._report.tick(pages)
         return True

@@ -103,6 +103,8 @@ class Space:
         birth = bits >> 48 & fmt.MAX_U48
         if not fmt.FIRST_DATA_PAGE <= number < self.pages:
             raise CorruptionError(number, f"a reference leads outside the file of {self.pages} pages")
+        if not birth & BIRTH_MASK:
+            raise _unborn(number, birth)
         at = number * self.page_size
         checksum, kind, own_level, cells, own_number, own_birth, prefix, heap, dead, _ = _HEADER.unpack_from(
             self.data, at
@@ -129,6 +131,8 @@ class Space:
         pages = fmt.overflow_pages(length, self.page_size)
         if not (fmt.FIRST_DATA_PAGE <= number < self.pages and pages <= self.pages - number):
             raise CorruptionError(number, f"an overflow run of {pages} pages leads outside the file")
+        if not birth & BIRTH_MASK:
+            raise _unborn(number, birth)
         at = number * self.page_size
         if self.verified[number] != birth & BIRTH_MASK:
             checksum, kind, _, _, own_number, own_birth, *_ = _HEADER.unpack_from(self.data, at)
@@ -153,6 +157,10 @@ class Space:
             raise CorruptionError(wanted, f"it was born in transaction {birth}, not {bits >> 48 & fmt.MAX_U48}")
         if stored != bits >> 144:
             raise CorruptionError(wanted, "it is another version than the one that the reference names")
+
+
+def _unborn(number: int, birth: int) -> CorruptionError:
+    return CorruptionError(number, f"a reference says that it was born in transaction {birth}, an id never given out")
 
 
 def refuse() -> NoReturn:

@@ -99,7 +99,8 @@ class Reader:
         """The clean page that the packed reference `bits` leads to, verified. O(1) once it was met."""
         space = self.open_space()
         number = bits & fmt.MAX_U48
-        if number >= space.pages or space.verified[number] != bits >> 48 & BIRTH_MASK:
+        # No birth has low bits of zero (see `space`): a forged one must not pass for a page that was met.
+        if number >= space.pages or not space.verified[number] == bits >> 48 & BIRTH_MASK != 0:
             space.meet(bits, level)
         at = number * space.page_size
         if space.words[at >> 3] >> 32 & 0xFFFF != _KINDS[level]:
@@ -149,7 +150,7 @@ class Reader:
         words = space.words
         number = bits & fmt.MAX_U48
         try:
-            if space.verified[number] != bits >> 48 & BIRTH_MASK:
+            if not space.verified[number] == bits >> 48 & BIRTH_MASK != 0:
                 space.meet(bits, 0)
             base = number << space.word_shift
             lead = words[base]

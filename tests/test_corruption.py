@@ -5,6 +5,7 @@ What must come out is an answer or a typed error, in bounded time and memory (pr
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import struct
 import tracemalloc
@@ -144,6 +145,103 @@ def test_a_writer_that_changes_what_it_scans_ends_where_keys_do_not_rise(reverse
             if key in (b"0010", b"0030"):
                 transaction[key] = b"w"
     transaction.abort()
+    vanish(db)
+
+
+def with_main(raw, change, transaction=None):
+    """The file with another descriptor of the main tree, and another id, in both meta pages."""
+    raw = bytearray(raw)
+    for slot in (0, 1):
+        meta = meta_page.decode(bytes(raw[slot * SIZE : (slot + 1) * SIZE]), slot)
+        newest = transaction or meta.transaction
+        changed = dataclasses.replace(meta, transaction=newest, durable=newest, main=change(meta.main))
+        raw[slot * SIZE : (slot + 1) * SIZE] = meta_page.encode(changed, slot)
+    return bytes(raw)
+
+
+def small_file():
+    """One leaf, with a large value behind it; where the leaf lies."""
+    disk = MemoryDisk()
+    db = opened(disk)
+    with db.write() as transaction:
+        transaction[b"a"] = b"1"
+        transaction[b"large"] = b"L" * 5000
+    db.close()
+    raw = disk.content(PATH)
+    return raw, meta_page.decode(raw[:SIZE], 0).main.root.number * SIZE
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("birth", [0, 1 << 32, 5 << 32])
+def test_a_reference_born_in_a_transaction_that_never_was_is_not_believed(birth):
+    """ "Not met yet" is kept as birth 0, so a forged reference with such a birth led past every check of its page: a
+    page with a prefix of 65,000 bytes gave IndexError."""
+    raw, leaf = small_file()
+    raw = with_main(raw, lambda main: main._replace(root=main.root._replace(birth=birth)), transaction=(9 << 32) + 1)
+    raw = bytearray(raw)
+    raw[leaf + 24 : leaf + 26] = b"\xf0\xff"
+    db = opened(MemoryDisk({PATH: bytes(raw)}))
+    with db.read() as snapshot:
+        acts = (lambda: snapshot[b"a"], lambda: list(snapshot), snapshot.first, lambda: snapshot.bisect(b"b"))
+        for act in acts:
+            with pytest.raises(cowdb.CorruptionError):
+                act()
+    assert db.check()
+    with db.write() as transaction:
+        for act in (lambda: transaction.put(b"a", b"2"), transaction.clear):
+            with pytest.raises(cowdb.CorruptionError):
+                act()
+        transaction.abort()
+    vanish(db)
+
+
+@pytest.mark.guarantee
+def test_a_value_born_in_a_transaction_that_never_was_is_not_believed():
+    """The same for the reference to a large value: whatever lay there was given as the value."""
+    raw, leaf = small_file()
+    page = bytearray(raw[leaf : leaf + SIZE])
+    root = meta_page.decode(raw[:SIZE], 0).main.root
+    place = page.index((5000).to_bytes(6, "little")) - 12
+    page[place + 6 : place + 12] = bytes(6)
+    reference = root._replace(checksum=sealed(page))
+    raw = bytearray(with_main(raw, lambda main: main._replace(root=reference)))
+    raw[leaf : leaf + SIZE] = page
+    raw[raw.index(b"L" * 5000)] = 0
+    db = opened(MemoryDisk({PATH: bytes(raw)}))
+    with db.read() as snapshot:
+        assert snapshot[b"a"] == b"1"
+        for act in (lambda: snapshot[b"large"], lambda: snapshot.get_view(b"large"), lambda: list(snapshot.items())):
+            with pytest.raises(cowdb.CorruptionError):
+                act()
+    assert db.check()
+    vanish(db)
+
+
+@pytest.mark.guarantee
+def test_a_compact_copy_of_a_catalog_out_of_order_is_refused(tmp_path):
+    """A name that the list of trees gave, and that a search did not find, was an AssertionError in the copy."""
+    disk = MemoryDisk()
+    db = opened(disk)
+    with db.write() as transaction:
+        for name in "abcdefgh":
+            transaction.tree(name, create=True)
+    db.close()
+    raw = bytearray(disk.content(PATH))
+    for slot in (0, 1):
+        meta = meta_page.decode(bytes(raw[slot * SIZE : (slot + 1) * SIZE]), slot)
+        at = meta.catalog.root.number * SIZE
+        page = raw[at : at + SIZE]
+        if not slot:
+            page[32:40], page[32 + 56 : 32 + 64] = page[32 + 56 : 32 + 64], page[32:40]
+        root = meta.catalog.root._replace(checksum=sealed(page))
+        raw[at : at + SIZE] = page
+        changed = dataclasses.replace(meta, durable=meta.transaction, catalog=meta.catalog._replace(root=root))
+        raw[slot * SIZE : (slot + 1) * SIZE] = meta_page.encode(changed, slot)
+    db = opened(MemoryDisk({PATH: bytes(raw)}), read_only=True)
+    with pytest.raises(cowdb.CorruptionError):
+        db.copy(tmp_path / "copy", compact=True)
+    assert list(tmp_path.iterdir()) == []
+    assert db.check()
     vanish(db)
 
 
