@@ -9,10 +9,23 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from typing import Final
 
 from cowdb.errors import Error, LockTimeoutError
 
 __all__ = ["WriterLock"]
+
+
+_thread: Final = threading.local()
+
+
+def _me() -> object:
+    """What stands for this thread alone; its number will do for another one when it has ended."""
+    try:
+        found: object = _thread.me
+    except AttributeError:
+        found = _thread.me = object()
+    return found
 
 
 class WriterLock:
@@ -25,8 +38,8 @@ class WriterLock:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._waiting: deque[tuple[int, threading.Lock]] = deque()
-        self._holder: int | None = None
+        self._waiting: deque[tuple[object, threading.Lock]] = deque()
+        self._holder: object = None  # a thread, as `_me` names it
         self._notes: deque[None] = deque()
 
     def acquire(self, timeout: float | None) -> None:
@@ -35,12 +48,12 @@ class WriterLock:
         Raises `LockTimeoutError`; `Error` at once if this thread has it already,
         since it would wait for itself.
         """
-        me = threading.get_ident()
+        me = _me()
         wait = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
         with self._mutex:
             self._do_notes()  # our own release may be among them, noted while somebody else had the mutex
             free = self._holder is None and not self._waiting
-            twice = self._holder == me
+            twice = self._holder is me
             if free:
                 self._holder = me
             elif not twice:
@@ -71,13 +84,13 @@ class WriterLock:
         try:
             free = self._holder is None and not self._waiting
             if free:
-                self._holder = threading.get_ident()
+                self._holder = _me()
         finally:
             self._mutex.release()
         self._act_on_notes()
         return free
 
-    def _leave(self, place: tuple[int, threading.Lock]) -> bool:
+    def _leave(self, place: tuple[object, threading.Lock]) -> bool:
         """Stop waiting; False if the lock was handed over meanwhile."""
         with self._mutex:
             waiting = place in self._waiting

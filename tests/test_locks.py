@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from cowdb import locks
 from cowdb.errors import Error, LockTimeoutError
 from cowdb.locks import WriterLock
 
@@ -173,7 +174,7 @@ def test_a_timeout_in_the_moment_of_the_handing_over_keeps_the_lock(monkeypatch)
     monkeypatch.setattr("cowdb.locks.threading.Lock", lambda: Late(lock.release))
     lock.acquire(5)
     monkeypatch.setattr("cowdb.locks.threading.Lock", LOCK)
-    assert lock._holder == threading.get_ident()
+    assert lock._holder is locks._me()
     lock.release()
     lock.acquire(0)
 
@@ -207,3 +208,29 @@ def test_who_has_just_released_it_is_not_taken_for_its_holder():
     lock.acquire(0)
     lock.release()
     assert lock._holder is None
+
+
+def test_a_thread_with_the_number_of_an_ended_holder_is_another_one():
+    # The story: a thread ended with its transaction open; a later one had its number, and was told that it was its own.
+    lock = WriterLock()
+    numbers = []
+    caught = []
+
+    def hold():
+        numbers.append(threading.get_ident())
+        lock.acquire(None)
+
+    def wait():
+        numbers.append(threading.get_ident())
+        try:
+            lock.acquire(0)
+        except Error as error:
+            caught.append(error)
+
+    for work in (hold, wait):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    if len(set(numbers)) > 1:
+        pytest.skip("the number was not used again")
+    assert isinstance(caught[0], LockTimeoutError)
