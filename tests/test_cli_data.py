@@ -385,3 +385,17 @@ def test_the_examples_of_the_help_are_commands_that_are_understood():
             piece = next(part for part in re.split(r'[|>]|\$\(|\)"', line) if part.strip().startswith("cowdb "))
             words = shlex.split(piece)
             assert parser.parse_args(words[1:]).command == command.name
+
+
+def test_the_benchmark_of_load_and_dump_prints_its_table(tmp_path):
+    tool = ROOT / "tools" / "bench" / "load.py"
+    done = subprocess.run(
+        [sys.executable, str(tool), "--records", "200", "--runs", "1", "--dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert rows[2:] == ["load, in key order", "dump", "load, in random order"]
+    assert os.listdir(tmp_path) == []

@@ -428,3 +428,29 @@ def test_a_cell_that_csv_would_lose_is_written_as_base64():
     assert csvtext.csv_cell(b"a\rb") == "base64:YQ1i"
     assert csvtext.csv_cell(b"base64:") == "base64:YmFzZTY0Og=="
     assert csvtext.csv_cell("ü\t\n,".encode()) == "ü\t\n,"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "mdb"])
+@given(data=st.data())
+def test_no_input_does_more_than_be_refused(form, data):
+    text = bytearray(written(form, [(None, [(b"a", b"1"), (b"\xff", b"\n")]), ("t", [(b"b", b"\\")])], printable=True))
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        text[at : at + data.draw(st.integers(0, 3))] = data.draw(
+            st.one_of(st.binary(max_size=3), st.sampled_from([b"\n", b'"', b"\\", b"{", b","]))
+        )
+    told = []
+    found = read(form, bytes(text), told.append)
+    for tree, key, value in found:
+        assert tree is None or isinstance(tree, str)
+        assert isinstance(value, bytes)
+        assert key is None or isinstance(key, bytes)
+    lines = text.count(b"\n") + 1
+    assert all(1 <= bad.start <= bad.line + 1 <= lines + 1 for bad in told)
+    try:
+        strict = read(form, bytes(text))
+    except BadInputError as bad:
+        assert str(bad) == str(told[0])
+    else:
+        assert strict == found
+        assert told == []
