@@ -146,20 +146,26 @@ class Output:
 
     def document(self, value: Mapping[str, Any]) -> None:
         """The one JSON document of a command; bytes are shown as ``--show`` wants it."""
-        indent = 2 if self.format == "json" else None
-        self._write(json.dumps(self._plain(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+        self._write(self._json(value, 2 if self.format == "json" else None) + "\n")
 
     def records(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Many JSON documents: a list, or one a line. They are written as they come."""
         if self.format == "jsonl":
             for row in rows:
-                self._write(json.dumps(self._plain(row), ensure_ascii=False, allow_nan=False) + "\n")
+                self._write(self._json(row) + "\n")
             return
         before = "["
         for row in rows:
-            self._write(before + "\n  " + json.dumps(self._plain(row), ensure_ascii=False, allow_nan=False))
+            self._write(f"{before}\n  {self._json(row)}")
             before = ","
         self._write("[]\n" if before == "[" else "\n]\n")
+
+    def _json(self, value: Mapping[str, Any], indent: int | None = None) -> str:
+        """JSON whose strings are exact, but print: what does not is escaped the JSON way."""
+        text = json.dumps(self._plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+        if text.isprintable():
+            return text
+        return "".join([char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text])
 
     def _plain(self, value: Any) -> Any:
         if isinstance(value, (bytes, bytearray)):
@@ -168,7 +174,7 @@ class Output:
             return {str(key): self._plain(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [self._plain(item) for item in value]
-        return shown_text(value) if isinstance(value, str) else value
+        return value
 
     # ------------------------------------------------------------ for people
 
