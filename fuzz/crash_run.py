@@ -284,8 +284,10 @@ class Workload:
         """What a thread of `group` does: build on the newest sealed state."""
         with self.db.write() as transaction:
             after = {name: dict(tree) for name, tree in self.history.states[-1][1].items()}
-            transaction.put(key, b"%d" % self.words)
-            after[None][key] = b"%d" % self.words
+            # Too large for the leaf that the next one writes again: a page that is only here.
+            value = b"%d" % self.words * (1 if key.endswith(b"3") else 3000)
+            transaction.put(key, value)
+            after[None][key] = value
             number = self.history.begin(self.now, after)
         self.history.promise(self.now, number)
         numbers.append(number)
@@ -374,6 +376,7 @@ ALPHABET: Final[dict[str, Callable[[Workload], None]]] = {
     "end": Workload.end_reader,
     "several": _several,
     "lazy": lambda work: work.put(b"lazy", b"%d" % work.words, durability="lazy"),
+    "lazylarge": lambda work: work.put(b"lazy large", bytes([work.words % 251]) * 5000, durability="lazy"),
     "sync": Workload.sync,
     "fill": lambda work: work.fill(work.words * 100, 120, 60),
     "scatter": _scatter,
