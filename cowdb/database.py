@@ -460,7 +460,8 @@ class Database:
         Writers wait meanwhile, readers do not.  `progress` gets pages done and
         pages in all.  An empty list says that all is well.
         """
-        with self._staying() if self._read_only else self._turn() as core:
+        with self._turn() as core:
+            core.pager.quiesce()  # who let the turn go before his flush would still write meta pages
             return check(core.storage, progress=progress, only=core.pager.unsettled)
 
     def copy(

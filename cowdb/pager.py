@@ -452,6 +452,11 @@ class Pager:
                 last = (self._in_flight + self._pending)[-1]
             self._lead_or_wait(last)
 
+    def quiesce(self) -> None:
+        """Return when no commit is on its way any more. The caller holds the writer lock, so that none begins."""
+        with contextlib.suppress(PoisonedError):
+            self._drain()
+
     def _lead_or_wait(self, member: Member) -> None:
         """Flush for all that is sealed now, or wait for the thread that is flushing (P5: one at a time)."""
         group: list[Member] = []
@@ -714,8 +719,7 @@ class Pager:
     def close(self) -> None:
         """Leave the file; who is the last one inside ends it cleanly."""
         self._closed = True
-        with contextlib.suppress(PoisonedError):
-            self._drain()  # the writer lock is kept until the flush is done
+        self.quiesce()  # the writer lock is kept until the flush is done
         try:
             self.words.leave(self.settle)
         finally:

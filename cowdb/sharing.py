@@ -382,7 +382,9 @@ class FileSharing:
 
         Who waits holds NEXT and says so, so that who has just written cannot overtake him.
         """
-        words = self._shared()
+        words = self.words
+        if words is None:
+            return  # writers are kept out as long as we are here
         if words.waiting or not self._locks.try_lock(WRITER, count=_WRITER_AND_STATIC):
             self._stand_in_line(words, timeout)
         words.writer = os.getpid()
@@ -428,9 +430,10 @@ class FileSharing:
 
     def unlock_writer(self) -> None:
         """See `Sharing`."""
-        self._shared().writer = 0
-        self._locks.unlock(WRITER, count=_WRITER_AND_STATIC)
+        if self.words is not None:
+            self.words.writer = 0
+            self._locks.unlock(WRITER, count=_WRITER_AND_STATIC)
 
     def contended(self) -> bool:
         """See `Sharing`. One system call, if there is a hint that somebody waits."""
-        return self._shared().waiting and self._locks.is_taken(NEXT)
+        return self.words is not None and self.words.waiting and self._locks.is_taken(NEXT)

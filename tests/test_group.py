@@ -22,6 +22,7 @@ import pytest
 from crashing import judge, opened, vanish
 
 import cowdb
+from cowdb import database as database_module
 from cowdb import meta as meta_page
 from cowdb import pager as pager_module
 from cowdb.errors import PoisonedError
@@ -332,6 +333,27 @@ def test_check_during_a_group(db, brake):
     for job in jobs:
         job.outcome()
     assert check.outcome() == []
+
+
+def test_check_begins_when_no_flush_is_on_its_way(db, brake, monkeypatch):
+    """The story: a group that had been sealed before wrote its meta pages while the check read them."""
+    pager = pager_of(db)
+    check = database_module.check
+
+    def looking(*arguments, **options):
+        assert not pager._in_flight
+        assert not pager._pending
+        return check(*arguments, **options)
+
+    monkeypatch.setattr(database_module, "check", looking)
+    jobs = [held(db, brake), putting(db, b"a")]
+    waiting(db, 1)
+    checking = Job(db.check)
+    until(lambda: pager.writer_lock._holder is not None)
+    brake.release()
+    assert checking.outcome() == []
+    for job in jobs:
+        job.outcome()
 
 
 def test_check_asks_little_of_a_slot_whose_pages_were_written_over():

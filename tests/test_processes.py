@@ -258,6 +258,32 @@ def test_a_read_only_process_that_is_first_or_last_writes_nothing(path):
     assert checked(path)[b"n"] == b"2"
 
 
+def test_a_check_by_a_reader_waits_for_who_writes_and_finds_nothing(path):
+    """The story: a process that only reads looked for a meta page that the writers had gone on from."""
+    write = """
+def write():
+    turns = 0
+    while not db.get(b"stop"):
+        db[b"n"] = b"%d" % turns
+        turns += 1
+    return turns
+"""
+    cowdb.open(path).close()
+    with cowdb.open(path, read_only=True) as db, Child(path=path) as other, Child(path=path) as last:
+        for child in (other, last):
+            child("db = cowdb.open(path)")
+        other(write)
+        other.begin("write()")
+        for _ in range(30):
+            assert db.check() == []
+        last("db[b'stop'] = b'1'")
+        assert other.end() > 0
+        last("t = db.write()")
+        with pytest.raises(LockTimeoutError), cowdb.open(path, read_only=True, lock_timeout=0.01) as impatient:
+            impatient.check()
+    checked(path)
+
+
 def test_only_the_last_one_settles_the_file(path):
     def last():
         storage = FileDisk().open(path, read_only=True)
