@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
+import sys
 import tempfile
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from cowdb.cli.batches import MARKS
 from cowdb.cli.formats import FORMATS, recognise, write
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         trees = _chosen(state, args)
         total = sum(len(tree) for _, tree in trees)
         watch = _Watch()
-        with out.progress(f"dumping {os.path.basename(args.file)}", "entries") as tick:
+        with _progress(args, out) as tick:
             pieces = write(
                 form,
                 [(name, watch.over(tree, form, total, tick)) for name, tree in trees],
@@ -102,6 +105,27 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if args.output:
         _tell(args.output, watch.done, out)
     return FINE
+
+
+@contextlib.contextmanager
+def _progress(args: argparse.Namespace, out: Output) -> Iterator[Progress]:
+    """Progress, unless the entries themselves go to the terminal, or to a program that may write there."""
+    if args.output is None and not _is_file(sys.stdout):
+        yield _no_progress
+        return
+    with out.progress(f"dumping {os.path.basename(args.file)}", "entries") as tick:
+        yield tick
+
+
+def _is_file(stream: TextIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:  # it is no file of the system at all
+        return False
+
+
+def _no_progress(done: int, total: int) -> None:
+    """Nobody looks."""
 
 
 def _chosen(state: State, args: argparse.Namespace) -> list[tuple[str | None, Tree]]:

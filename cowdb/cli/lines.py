@@ -73,7 +73,6 @@ class Lines:
         self._file = file
         self._done = position
         self._taken: list[bytes] = []
-        self._counted = (0, 0)  # lines of those, and their bytes
         left, checksum = position.offset, 0
         while left:
             chunk = file.read(min(left, _CHUNK))
@@ -97,10 +96,8 @@ class Lines:
 
     @property
     def offset(self) -> int:
-        """Bytes taken so far. O(lines taken since the last question)."""
-        counted, taken = self._counted, self._taken
-        self._counted = (len(taken), counted[1] + sum(map(len, taken[counted[0] :])))
-        return self._done.offset + self._counted[1]
+        """Bytes taken so far. O(lines taken since `settle`)."""
+        return self._done.offset + sum(map(len, self._taken))
 
     def __iter__(self) -> Iterator[bytes]:
         """The lines that are left."""
@@ -117,7 +114,6 @@ class Lines:
         count = len(taken) if lines is None else max(0, min(lines - self._done.lines, len(taken)))
         done = b"".join(taken[:count])
         del taken[:count]
-        self._counted = (0, 0)
         self._done = Position(
             self._done.offset + len(done), self._done.lines + count, crc32c(done, self._done.checksum)
         )

@@ -204,7 +204,8 @@ def _load(db: Database, file: BinaryIO, source: dict[str, Any], args: argparse.N
 
 
 def _ticker(lines: Lines, size: int, tick: Progress) -> Callable[[], None]:
-    return lambda: tick(lines.offset, size)
+    """Settles what is read, so that its lines need not be kept: what is bad later begins later."""
+    return lambda: tick(lines.settle().offset, size)
 
 
 def tell_stop(batches: Batches, *, seekable: bool, atomic: bool) -> str:
