@@ -48,10 +48,16 @@ format: $(VENV)/stamp-dev ## put the source into shape
 bench: $(VENV)/stamp-run ## measure: make bench BENCH="sqlite" BENCH_ARGS="--records 100000"
 	$(BIN)/python tools/bench/run.py $(BENCH) $(BENCH_ARGS)
 
+# Power cuts, failed calls, damaged files, killed processes: five minutes, or FUZZ_ARGS="--seconds 3600 --seed 7".
+FUZZ_ARGS ?=
+.PHONY: fuzz
+fuzz: $(VENV)/stamp-fuzz ## try to lose data, in every way we know: make fuzz FUZZ_ARGS="--seconds 60"
+	$(BIN)/python -m fuzz all $(FUZZ_ARGS)
+
 .PHONY: clean
 clean: ## throw away the environment and all that was made
 	rm -rf $(VENV) build dist cowdb.egg-info .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find cowdb tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find cowdb fuzz tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------- the environment
 
@@ -60,6 +66,10 @@ clean: ## throw away the environment and all that was made
 $(VENV)/stamp-run: pyproject.toml $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
+
+$(VENV)/stamp-fuzz: pyproject.toml $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	@touch $@ $(VENV)/stamp-run
 
 $(VENV)/stamp-test: pyproject.toml $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
