@@ -650,3 +650,15 @@ def test_a_table_that_is_locked_is_told(run, sqlite, tmp_path):
     code, _, err = run("import", tmp_path / "a", sqlite, "--table", "kv", "--timeout", "0.1")
     db.close()
     assert (code, "locked" in err) == (4, True)
+
+
+def test_a_pipe_under_a_name_leaves_no_mark(run, tmp_path):
+    text = lines_of([(b"%03d" % number, b"v") for number in range(10)]) + b"oops\n"
+    os.mkfifo(tmp_path / "pipe")
+    writer = subprocess.Popen(["sh", "-c", 'cat > "$0"', str(tmp_path / "pipe")], stdin=subprocess.PIPE)
+    writer.stdin.write(text)
+    writer.stdin.close()
+    code, _, err = run("load", tmp_path / "a", tmp_path / "pipe", "--batch", 3)
+    writer.wait()
+    assert (code, "the 10 entries before it are stored\n" in err) == (1, True)
+    assert set(content(tmp_path / "a")) == {None}

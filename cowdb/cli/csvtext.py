@@ -153,7 +153,7 @@ class CsvReader:
             if columns.count(name) != 1:
                 many = "no column" if name not in columns else "more than one column"
                 hint = "" if self._foreign else "; name the columns with --key and --value"
-                raise ValueError(f"the header has {many} {name!r}, but {', '.join(map(repr, columns))}{hint}")
+                raise ValueError(f"the header has {many} {name!r}, but {_names(columns)}{hint}")
         key_at = columns.index(self._key)
         value_at = None if self._value is None else columns.index(self._value)
         others = [index for index in range(width) if index != key_at]
@@ -177,6 +177,12 @@ class CsvReader:
             return tree or None, read(row[key_at]), read(json.dumps(others_of, ensure_ascii=False))
 
         return make
+
+
+def _names(columns: list[str]) -> str:
+    """The names of the columns, for a sentence."""
+    shown = [repr(name if len(name) <= 40 else f"{name[:37]}...") for name in columns[:10]]
+    return ", ".join(shown) + (f" and {len(columns) - 10} more" if len(columns) > 10 else "")
 
 
 def _plain(cell: str) -> bytes:

@@ -76,6 +76,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """See `cowdb.cli`."""
     form = args.form or (recognise(args.output) if args.output else None) or "jsonl"
     delimiter = "\t" if args.output and args.output.lower().endswith(".tsv") else ","
+    if args.output is not None and not os.path.basename(args.output):
+        raise CommandError(f"{args.output!r} names no file to write", USAGE)
     if args.plain and (args.main or len(args.tree or ()) != 1):
         raise CommandError("--plain is for one --tree", USAGE)
     if args.output and os.path.isfile(args.output) and not args.force:

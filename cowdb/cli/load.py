@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -160,7 +161,8 @@ def _input(path: str) -> Iterator[BinaryIO]:
 def _load(db: Database, file: BinaryIO, source: dict[str, Any], args: argparse.Namespace, out: Output) -> int:
     """Read and store; the exit code."""
     named_tree(args.tree, db)
-    seekable = args.input != "-"
+    # A pipe, under whatever name, gives its bytes once.
+    seekable = args.input != "-" and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     batches = Batches(db, source, tree=args.tree, keep=args.keep, size=args.batch)
     earlier = batches.earlier(restart=args.restart) if seekable else None
     try:
