@@ -3,15 +3,21 @@
 Two cores on one file in one process act like two processes: their locks belong to two descriptions.  The shared
 words, the size of the file and its mapping are wrapped with yield points; a scheduler hands a baton from one thread
 to the other there, and goes through all schedules with a few switches by backtracking.  (Nearly all real bugs of this
-kind need no more than two.)
+kind need no more than two.)  Three switches while a reader registers, two where the file changes its size; more by
+hand: ``python tests/test_interleavings.py --switches 4``.
 
     reader    load published . [load copy .] store pin . load published . read
-    writer    store published . scan pins . write pages . store published . scan pins . cut
+              measure . map . measure again . [take the mapping that there is]
+    writer    store published . scan pins . write pages . store published . scan pins . cut, or grow
 """
 
 from __future__ import annotations
 
+import argparse
+import os
+import tempfile
 import threading
+import time
 
 import pytest
 
@@ -22,13 +28,15 @@ from cowdb.readers import Gate
 
 FIRST_PIN = _BLOCKS_AT // 8
 LIMIT = 3000
+SWITCHES = 3
+FILE_SWITCHES = 2
 
 
 class Scheduler:
     """Runs actors so that one at a time goes on, and goes through all ways of choosing."""
 
-    def __init__(self, switches=3):
-        self.switches = switches  # an actor that could go on gives the baton away at most so often
+    def __init__(self, switches=None):
+        self.switches = switches or SWITCHES  # an actor that could go on gives the baton away at most so often
         self.choices = []  # (chosen, of how many), of the schedule that runs
         self._prefix = []
         self._back = threading.Semaphore(0)
@@ -138,9 +146,15 @@ class PausingStorage:
     def __getattr__(self, name):
         return getattr(self._storage, name)
 
+    def size(self):
+        self._pause()
+        return self._storage.size()
+
     def map(self, length):
         self._pause()
-        return self._storage.map(length)
+        mapping = self._storage.map(length)
+        self._pause()
+        return mapping
 
     def resize(self, size):
         self._pause()
@@ -151,28 +165,37 @@ class Two:
     """A writing and a reading "process" on one file."""
 
     def __init__(self, path):
+        self.path = path
         self.scheduler = Scheduler()
-        self.writer = cowdb.open(path, page_size=4096, durability="lazy")
-        hidden = dict(database_module._cores)
-        database_module._cores.clear()  # the second one must not find the first one's core
-        self.reader = cowdb.open(path)
-        self.hidden, self.seen = hidden, dict(database_module._cores)
-        database_module._cores.update({(*key, "writer"): core for key, core in hidden.items()})
-        for core in hidden.values():
-            core.key = (*core.key, "writer")
+        self.writer = self.process("writer", page_size=4096, durability="lazy")
+        self.reader = self.process("reader")
         self.states = {}
         self.number = 0
         self.writer[b"first"] = b"0"
         self.writer.sync()
         self.reader.read().close()  # claims the block
-        pause = self.scheduler.pause
-        for db, loads in ((self.writer, False), (self.reader, True)):
-            words = db._core.pager.words.words
-            words._words = Words(words._words, pause, loads=loads)
-        self.words = self.reader._core.pager.words.words
-        self.words._mapping = Copies(self.words._mapping, pause)
+        self.watched = []
+        self.watch(self.writer, loads=False)
+        self.words = self.watch(self.reader, loads=True)
+        self.words._mapping = Copies(self.words._mapping, self.scheduler.pause)
+
+    def process(self, name, **options):
+        """A handle with a core of its own, which nobody finds who opens the file next."""
+        db = cowdb.open(self.path, **options)
+        core = db._core
+        del database_module._cores[core.key]
+        core.key = (*core.key, name)
+        database_module._cores[core.key] = core
+        return db
+
+    def watch(self, db, *, loads):
+        words = db._core.pager.words.words
+        words._words = Words(words._words, self.scheduler.pause, loads=loads)
+        self.watched.append(words)
+        return words
 
     def pausing_files(self):
+        self.scheduler.switches = min(self.scheduler.switches, FILE_SWITCHES)
         for db in (self.writer, self.reader):
             db._core.pager.storage = PausingStorage(db._core.pager.storage, self.scheduler.pause)
 
@@ -187,6 +210,9 @@ class Two:
     def right(self, snapshot):
         """True if `snapshot` shows what its transaction wrote."""
         number, pages = self.states[snapshot.id]
+        size = os.path.getsize(self.path)
+        if size < snapshot._meta.page_count * 4096 or snapshot.space.pages < snapshot._meta.page_count:
+            return False  # to look would kill the process
         try:
             found = dict(snapshot.items())
         except cowdb.Error:
@@ -194,8 +220,7 @@ class Two:
         return found == {b"first": b"%d" % number, b"long": b"%d" % (number % 10) * (4096 * pages - 100)}
 
     def close(self):
-        for db in (self.writer, self.reader):
-            words = db._core.pager.words.words
+        for words in self.watched:
             words._words = words._words._words
         self.words._mapping = self.words._mapping._mapping
         self.reader.close()
@@ -210,10 +235,11 @@ def two(tmp_path):
     two.close()
 
 
-def explore(two, write, *, prepare=lambda: None, limit=LIMIT):
-    """All schedules of a reader that begins and `write`; (schedules whose snapshot broke, transactions that were read)."""
+def explore(two, write, *, prepare=lambda: None):
+    """Schedules of a reader that begins and `write`; (schedules whose snapshot broke, transactions that were read)."""
     broken, behind = [], set()
     scheduler = two.scheduler
+    limit = LIMIT
     while True:
         prepare()
         two.reader.read().close()  # so that each schedule begins alike
@@ -287,11 +313,9 @@ def test_a_writer_that_looks_before_it_publishes_is_found(two, monkeypatch):
     assert broken
 
 
-@pytest.mark.guarantee
-def test_no_schedule_lets_a_reader_stumble_over_a_file_that_is_cut(two):
-    """P9: the file grows and is cut while the reader measures it, maps it and says what it uses."""
+def large_and_small(two, sizes):
+    """The file is large, then the writer makes it small; `sizes` gets what it was in between."""
     two.pausing_files()
-    sizes = set()
 
     def prepare():
         two.commit(pages=300)
@@ -300,8 +324,192 @@ def test_no_schedule_lets_a_reader_stumble_over_a_file_that_is_cut(two):
     def write():
         for _ in range(4):
             two.commit()
-            sizes.add(two.writer._core.pager.storage.size())
+            sizes.add(os.path.getsize(two.path))
 
-    broken, _ = explore(two, write, prepare=prepare, limit=300)
+    return prepare, write
+
+
+@pytest.mark.guarantee
+def test_no_schedule_lets_a_reader_stumble_over_a_file_that_is_cut(two):
+    """P9: the file grows and is cut while the reader measures it, maps it and says what it uses."""
+    sizes = set()
+    prepare, write = large_and_small(two, sizes)
+    broken, behind = explore(two, write, prepare=prepare)
     assert broken == []
     assert len(sizes) > 1, "it was never cut"
+    assert behind == {0, 1, 2, 3, 4}
+    assert 200 < two.scheduler.schedules < LIMIT, "not all schedules were tried"
+
+
+def test_a_snapshot_that_is_open_keeps_the_file_under_every_schedule(two):
+    """The reader has one snapshot of the large file, and begins another one while the file becomes small."""
+    sizes = set()
+    prepare, write = large_and_small(two, sizes)
+    held = []
+
+    def prepare_and_hold():
+        for snapshot in held:
+            assert two.right(snapshot)
+            snapshot.close()
+        prepare()
+        held[:] = [two.reader.read()]
+
+    broken, _ = explore(two, write, prepare=prepare_and_hold)
+    assert broken == []
+    assert min(sizes) >= 300 * 4096, "the snapshot's pages are above that"
+    assert two.right(held[0])
+    held[0].close()
+
+
+def test_a_writer_that_cuts_without_a_look_at_the_pins_is_found(two, monkeypatch):
+    """The seeded bug: the file is cut down to what this process itself needs."""
+    pager = two.writer._core.pager
+    monkeypatch.setattr(pager, "_pages_in_use", lambda: pager.meta.page_count)
+    prepare, write = large_and_small(two, set())
+    broken, _ = explore(two, write, prepare=prepare)
+    assert broken
+
+
+def test_a_mapping_of_a_file_that_was_cut_under_it_is_made_anew(two):
+    """Between the measuring and the mapping, and right after it, a cut leaves nothing mapped beyond the end."""
+    sizes = set()
+    prepare, write = large_and_small(two, sizes)
+    pager = two.reader._core.pager
+    prepare()
+    for calls in range(1, 4):
+        prepare()
+        storage = pager.storage._storage
+        left = [calls]
+
+        class Cutting(PausingStorage):
+            def __init__(self, storage, left=left):
+                super().__init__(storage, lambda: self.count(left))
+
+            def count(self, left):
+                left[0] -= 1
+                if not left[0]:
+                    write()
+
+        pager.storage = Cutting(storage)
+        meta = pager.meta
+        left[0] = calls
+        space = pager._space_for(meta, None)
+        assert left[0] <= 0
+        assert len(space.data) <= os.path.getsize(two.path)
+        pager.storage = PausingStorage(storage, two.scheduler.pause)
+
+
+@pytest.mark.guarantee
+def test_no_schedule_lets_a_reader_miss_pages_by_which_the_file_has_grown(two):
+    """The file grows while the reader measures it and maps it: a mapping that is too short is not kept."""
+    two.pausing_files()
+    grown = set()
+    turn = 0
+
+    def prepare():
+        for _ in range(5):
+            two.commit()
+
+    def write():
+        nonlocal turn
+        turn += 1
+        before = os.path.getsize(two.path)
+        two.commit(pages=60 + turn % 7)
+        two.commit(pages=130 + turn % 7)
+        grown.add(os.path.getsize(two.path) - before)
+
+    broken, behind = explore(two, write, prepare=prepare)
+    assert broken == []
+    assert behind == {0, 1, 2}
+    assert 150 < two.scheduler.schedules < LIMIT, "not all schedules were tried"
+    assert max(grown) > 0, "it never grew"
+
+
+def test_a_reader_that_keeps_a_mapping_that_is_too_short_is_found(two, monkeypatch):
+    """The seeded bug: the mapping of the snapshot before is taken, although the file has grown."""
+    two.pausing_files()
+    pager = two.reader._core.pager
+    space_for = pager._space_for
+    monkeypatch.setattr(pager.gate, "_mapper", lambda meta, before: before or space_for(meta, None))
+    two.commit()
+    broken, _ = explore(two, lambda: two.commit(pages=2000))
+    assert broken
+
+
+@pytest.mark.parametrize(("point", "newest"), [("write meta", 2), ("publish", 3)])
+def test_no_schedule_lets_a_takeover_disturb_a_reader(two, point, newest):
+    """P3: a writer dies at a point of its commit, another process takes over and writes, a third one begins to read."""
+    two.commit()
+    two.commit()
+    two.scheduler.switches = min(two.scheduler.switches, FILE_SWITCHES)
+    first, pager = two.writer, two.writer._core.pager
+    third = two.process("third", durability="lazy")
+    two.watch(third, loads=False)
+
+    def failpoint(name):
+        if name == point:
+            raise KeyboardInterrupt
+
+    def prepare():
+        # Who has died is poisoned, and its locks are free; here it comes back to life for the next schedule.
+        two.writer, pager._poison = first, None
+        two.commit()
+        pager.failpoint = failpoint
+        with pytest.raises(KeyboardInterrupt):
+            two.commit()
+        pager.failpoint = lambda _: None
+        two.writer = third
+        assert third._core.pager.words.busy
+
+    def write():
+        two.commit()
+        two.commit()
+
+    try:
+        broken, behind = explore(two, write, prepare=prepare)
+        assert broken == []
+        assert behind >= {0, newest}
+        assert max(behind) == newest, "the takeover publishes what the dead one had written to its end"
+        assert third.check() == []
+    finally:
+        two.writer, pager._poison = first, None
+        third.close()
+
+
+def everything(switches):
+    """All schedules of each kind with so many switches; by hand, it takes minutes."""
+    global SWITCHES, FILE_SWITCHES, LIMIT
+    SWITCHES, FILE_SWITCHES, LIMIT = switches, switches, 1_000_000
+    growth = {"registration": two_commits, "cut": None, "growth": None}
+    for kind in growth:
+        with tempfile.TemporaryDirectory() as scratch:
+            two = Two(os.path.join(scratch, "test.cowdb"))
+            two.commit()
+            two.commit()
+            begun = time.perf_counter()
+            prepare, write = lambda: None, two_commits(two)
+            if kind == "cut":
+                prepare, write = large_and_small(two, set())
+            elif kind == "growth":
+                two.pausing_files()
+
+                def prepare(two=two):
+                    for _ in range(5):
+                        two.commit()
+
+                def write(two=two):
+                    two.commit(pages=60 + two.number % 7)
+                    two.commit(pages=130 + two.number % 7)
+
+            broken, behind = explore(two, write, prepare=prepare)
+            seconds = time.perf_counter() - begun
+            print(
+                f"{kind}: {two.scheduler.schedules} schedules, {len(broken)} broken, states {sorted(behind)}, {seconds:.0f} s"
+            )
+            two.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--switches", type=int, default=SWITCHES)
+    everything(parser.parse_args().switches)
