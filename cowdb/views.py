@@ -9,7 +9,7 @@ its length comes from the counts in the references, in O(log n).
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from cowdb import format as fmt
@@ -280,20 +280,6 @@ class WriteTree(Writer, _Readable, MutableMapping[bytes, bytes]):
 
     _pin: Callable[[], Any] | None
 
-    def __setitem__(self, key: object, value: object) -> None:
-        """Store `value` under `key`. O(log n)."""
-        self.put(key, value)
-
-    def __delitem__(self, key: object) -> None:
-        """Remove `key`; `KeyNotFoundError` if it is not there. O(log n)."""
-        wanted = lookup_key(key)
-        if wanted is None or not super().delete(wanted):
-            raise KeyNotFoundError(key)
-
-    def delete(self, key: object) -> bool:
-        """Remove `key`; False if it is not there. O(log n)."""
-        return super().delete(as_key(key))
-
     def floor(self, key: object) -> Item | None:
         """The item with the greatest key that is <= `key`, or None. O(log n)."""
         return super().floor(as_key(key))
@@ -334,7 +320,7 @@ class WriteTree(Writer, _Readable, MutableMapping[bytes, bytes]):
 
     def update(self, pairs: Any = (), /) -> None:  # type: ignore[override]  # keys are bytes, so no keywords
         """Put every pair of a mapping or of an iterable of pairs. Sorted input is fastest. O(log n) each."""
-        Writer.update(self, pairs.items() if hasattr(pairs, "items") else _pairs(pairs))
+        Writer.update(self, pairs.items() if hasattr(pairs, "items") else pairs)
 
     def clear(self) -> None:
         """Remove every entry. O(pages)."""
@@ -360,15 +346,6 @@ class WriteTree(Writer, _Readable, MutableMapping[bytes, bytes]):
                 # nobody's snapshot.
                 return memoryview(self.fetch(payload))
         return _view(self, pin, info, payload)
-
-
-def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    for pair in pairs:
-        try:
-            key, value = pair
-        except (TypeError, ValueError):
-            raise TypeError(f"update takes a mapping or pairs of key and value, not {pair!r}") from None
-        yield key, value
 
 
 def _view(tree: Reader, pin: Callable[[], Any] | None, info: int, payload: bytes) -> memoryview:

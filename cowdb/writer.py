@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
-from cowdb.errors import CorruptionError, Error, KeySizeError
+from cowdb.errors import CorruptionError, Error, KeyNotFoundError, KeySizeError
 from cowdb.page import Page, branch_size, leaf_size, middle, shortest_separator
-from cowdb.tree import Reader, as_key
+from cowdb.tree import Reader, as_key, lookup_key
 
 if TYPE_CHECKING:
     from cowdb.space import Space
@@ -270,10 +270,18 @@ class Writer(Reader):
         changes.inserted = True
         changes.torn = False
 
-    def update(self, pairs: Iterable[tuple[object, object]]) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
+        """Store `value` under `key`. O(log n)."""
+        self.put(key, value)
+
+    def update(self, pairs: Iterable[Any]) -> None:
         """Put every pair.  Sorted input is fastest and leaves well filled pages. O(log n) each."""
         put = self.put
-        for key, value in pairs:
+        for pair in pairs:
+            try:
+                key, value = pair
+            except (TypeError, ValueError):
+                raise TypeError(f"update takes a mapping or pairs of key and value, not {pair!r}") from None
             put(key, value)
 
     def _store(self, value: bytes) -> tuple[int, bytes]:
@@ -402,6 +410,12 @@ class Writer(Reader):
         changes.torn = False
         self._rebalance(path, leaf)
         return True
+
+    def __delitem__(self, key: object) -> None:
+        """Remove `key`; `KeyNotFoundError` if it is not there. O(log n)."""
+        wanted = lookup_key(key)
+        if wanted is None or not self.delete(wanted):
+            raise KeyNotFoundError(key)
 
     def _is_small(self, page: Page) -> bool:
         """True if `page` should be merged, or is a branch that leads nowhere else."""

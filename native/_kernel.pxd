@@ -13,6 +13,7 @@ cdef extern from "kernel.h" nogil:
     void put32(u8 *at, u64 value)
     void put48(u8 *at, u64 value)
     void put64(u8 *at, u64 value)
+    int order_of(const u8 *a, Py_ssize_t a_length, const u8 *b, Py_ssize_t b_length)
     u64 head_of(const u8 *key, Py_ssize_t length)
     void prefetch(const u8 *at)
     void crc_prepare()
@@ -32,6 +33,7 @@ cdef struct View:
     int prefix
     int kind
     int level
+    int exact  # the last search found the very key
 
 # A reference taken apart.
 cdef struct Ref:

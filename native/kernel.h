@@ -31,6 +31,38 @@ static inline uint64_t head_of(const unsigned char *key, ptrdiff_t length)
     return head;
 }
 
+static inline uint64_t big_endian(uint64_t v)
+{
+#if defined(__GNUC__)
+    return __builtin_bswap64(v);
+#else
+    v = (v & 0x00FF00FF00FF00FFu) << 8 | (v >> 8 & 0x00FF00FF00FF00FFu);
+    v = (v & 0x0000FFFF0000FFFFu) << 16 | (v >> 16 & 0x0000FFFF0000FFFFu);
+    return v << 32 | v >> 32;
+#endif
+}
+
+/* Negative, zero or positive, as bytes are ordered. Keys are short: no call, eight bytes a step. */
+static inline int order_of(const unsigned char *a, ptrdiff_t a_length, const unsigned char *b, ptrdiff_t b_length)
+{
+    ptrdiff_t length = a_length < b_length ? a_length : b_length;
+    if (length > 64) {
+        int order = memcmp(a, b, (size_t)length);
+        if (order)
+            return order;
+        length = 0;
+    }
+    for (; length >= 8; a += 8, b += 8, length -= 8) {
+        uint64_t x = get64(a), y = get64(b);
+        if (x != y)
+            return big_endian(x) < big_endian(y) ? -1 : 1;
+    }
+    for (; length; a++, b++, length--)
+        if (*a != *b)
+            return *a < *b ? -1 : 1;
+    return (a_length > b_length) - (a_length < b_length);
+}
+
 #if defined(__GNUC__)
 #define COWDB_PREFETCH(at) __builtin_prefetch(at)
 #else

@@ -170,17 +170,6 @@ def open_view(view: cython.pointer[View], at: Bytes, size: cython.int) -> cython
 
 
 @cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def compare(a: Bytes, a_length: cython.Py_ssize_t, b: Bytes, b_length: cython.Py_ssize_t) -> cython.int:
-    """Negative, zero, positive: as bytes are ordered."""
-    order: cython.int = memcmp(a, b, a_length if a_length < b_length else b_length)
-    if order:
-        return order
-    return (a_length > b_length) - (a_length < b_length)
-
-
-@cython.cfunc
 @cython.exceptval(check=False)
 def boundary(
     view: cython.pointer[View],
@@ -192,15 +181,17 @@ def boundary(
 ) -> cython.int:
     """Index of the first cell, from `low` on, whose key is >= `key` (> if `after`); -1 if a cell leads outside.
 
-    `skip` bytes stand in a cell before its key.  O(log cells).
+    `skip` bytes stand in a cell before its key.  `view.exact` says whether the cell there has this very key, unless
+    `after` is asked for.  O(log cells).
     """
     prefix: cython.int = view.prefix
     cells: cython.int = view.cells
     order: cython.int
+    view.exact = 0
     if prefix:
-        order = memcmp(key, view.at + HEADER, prefix if prefix < length else length)
-        if order or length < prefix:
-            return low if order <= 0 else cells
+        order = order_of(key, prefix if prefix < length else length, view.at + HEADER, prefix)
+        if order:
+            return low if order < 0 else cells
         key += prefix
         length -= prefix
     slots: Bytes = view.slots
@@ -245,11 +236,14 @@ def boundary(
         size = cython.cast(cython.int, slot & 0xFFFF)
         if at + size > view.size:
             return -1
-        order = compare(view.at + at, size, key, length)
+        order = order_of(view.at + at, size, key, length)
         if order < 0 or (after and order == 0):
             first = middle + 1
-        else:
+        elif order:
             last = middle
+        else:
+            view.exact = 1
+            return middle
     return first
 
 

@@ -88,6 +88,7 @@ class Space:
         number: u64 = ref.number
         if number < 2 or number >= self.pages:
             raise CorruptionError(number, f"a reference leads outside the file of {self.pages} pages")
+        self.refuse_unborn(ref)
         at: Bytes = self.base + (number << self.shift)
         size: cython.int = self.page_size
         self._compare(ref, at, size)
@@ -103,6 +104,16 @@ class Space:
             )
         self.births[number] = cython.cast(u32, ref.birth)
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def refuse_unborn(self, ref: cython.pointer[Ref]) -> cython.int:
+        """No birth has low bits of zero: in `births` they say that a page was not met."""
+        if cython.cast(u32, ref.birth):
+            return 0
+        raise CorruptionError(
+            ref.number, f"a reference says that it was born in transaction {ref.birth}, an id never given out"
+        )
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
@@ -155,9 +166,10 @@ class Space:
         pages: u64 = (HEADER + ref.count + self.page_size - 1) >> self.shift
         if number < 2 or number >= self.pages or pages > self.pages - number:
             raise CorruptionError(number, f"an overflow run of {pages} pages leads outside the file")
+        self.refuse_unborn(ref)
         at: Bytes = self.base + (number << self.shift)
         birth: u32 = cython.cast(u32, ref.birth)
-        if self.births[number] != birth or not birth:
+        if self.births[number] != birth:
             self._compare(ref, at, pages << self.shift)
             if at[4] != OVERFLOW_KIND:
                 raise CorruptionError(number, f"kind {at[4]} where an overflow run belongs")

@@ -335,9 +335,8 @@ def in_leaf(
     """Find the payload of the entry of `key` in a leaf: 1, or 0 if it is not there."""
     place: cython.int = boundary(view, key, length, 0, 2, 0)
     if place >= 0:
-        held: cython.int = holds(view, place, key, length)
-        if not held:
+        if not view.exact:
             return 0
-        if held > 0 and entry_at(view, place, found):
+        if entry_at(view, place, found):
             return 1
     raise CorruptionError(get64(view.at + 8), "a cell of it leads outside")

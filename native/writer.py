@@ -11,38 +11,13 @@ gets a list of pairs instead, which holds them.
 from __future__ import annotations
 
 from native.cells import *
+from native.changes import *
 from native.memory import *
 from native.page import *
 from native.tree import *
 
 INTERRUPTED = "a change was interrupted in the middle, so this transaction can only be aborted"
 BLANK = bytes(22)
-
-
-@cython.final
-@cython.cclass
-class Changes:
-    """What one write transaction has done so far; see `cowdb.writer.Changes`."""
-
-    birth = cython.declare(u64, visibility="readonly")
-    budget = cython.declare(cython.longlong, visibility="public")
-    spill = cython.declare(object, visibility="public")
-    freed = cython.declare(list, visibility="public")
-    dirty = cython.declare(cython.longlong, visibility="public")
-    copied = cython.declare(cython.longlong, visibility="public")
-    operations = cython.declare(cython.longlong, visibility="public")
-    inserted = cython.declare(cython.bint, visibility="public")
-    torn = cython.declare(cython.bint, visibility="public")
-
-    def __init__(self, birth: u64, budget: cython.longlong, spill):
-        self.birth = birth
-        self.budget = budget
-        self.spill = spill
-        self.freed = []
-
-    def stop_spilling(self) -> None:
-        """From now on nothing is written early: the commit has begun to give out numbers."""
-        self.budget = cython.cast(cython.longlong, 1) << 62
 
 
 @cython.cclass
@@ -159,6 +134,21 @@ class Editor(Reader):
         return page
 
     @cython.cfunc
+    def dirty_way(self, key: bytes, way: cython.pointer[Way]) -> Page:
+        """As `own_way` if all of it is dirty already; else None, and nothing was made dirty."""
+        page: Page = self._page
+        index: cython.int
+        depth: cython.int = 0
+        while page is not None and page.level:
+            index = page.search(bytes_at(key), PyBytes_GET_SIZE(key), 1, 0, 1) - 1
+            way.pages[depth] = cython.cast(cython.p_void, page)
+            way.at[depth] = index
+            depth += 1
+            page = page.kids[index]
+        way.depth = depth
+        return page
+
+    @cython.cfunc
     @cython.inline
     @cython.exceptval(-1, check=False)
     def ready(self) -> cython.int:
@@ -200,7 +190,7 @@ class Editor(Reader):
         self.ready()
         if (
             self._tail is not None
-            and compare(
+            and order_of(
                 bytes_at(name), PyBytes_GET_SIZE(name), bytes_at(self._greatest), PyBytes_GET_SIZE(self._greatest)
             )
             > 0
@@ -239,14 +229,18 @@ class Editor(Reader):
             leaf: Page = self.own_way(key, cython.address(way))
             at: Bytes = bytes_at(key)
             length: cython.Py_ssize_t = PyBytes_GET_SIZE(key)
-            index: cython.int = leaf.search(at, length, 0, 2, 0)
+            view: View
+            leaf.show(cython.address(view))
+            index: cython.int = boundary(cython.address(view), at, length, 0, 2, 0)
+            if index < 0:
+                raise leaf.broken()
             step: cython.int
             page: Page
             changes.torn = True
             payload = self.laid_aside(value)
             info = OVERFLOW_INFO if payload is not value else cython.cast(cython.int, PyBytes_GET_SIZE(value))
             size: cython.int = cython.cast(cython.int, PyBytes_GET_SIZE(payload))
-            if leaf.has(index, key):
+            if view.exact:
                 if self.overflow_pages:
                     self.release_entry(leaf, index)
                 if not leaf.overwrite(index, info, bytes_at(payload)):
@@ -502,20 +496,32 @@ class Editor(Reader):
     @cython.exceptval(-1, check=False)
     def erase(self, key: bytes) -> cython.int:
         found: Found
-        if self.changes is None:
-            self.gone()
-        if self.changes.torn:
-            raise Error(INTERRUPTED)
-        if not self.locate(bytes_at(key), PyBytes_GET_SIZE(key), cython.address(found)):
-            return 0
-        self.ready()
         changes: Changes = self.changes
+        if changes is None:
+            self.gone()
+        if changes.torn:
+            raise Error(INTERRUPTED)
         way: Way
-        leaf: Page = self.own_way(key, cython.address(way))
+        view: View
         page: Page
         step: cython.int
-        index: cython.int = leaf.search(bytes_at(key), PyBytes_GET_SIZE(key), 0, 2, 0)
-        leaf.check_index(index)
+        at: Bytes = bytes_at(key)
+        length: cython.Py_ssize_t = PyBytes_GET_SIZE(key)
+        leaf: Page = None
+        if self._space is not None and changes.dirty <= changes.budget:
+            leaf = self.dirty_way(key, cython.address(way))
+        if leaf is None:
+            # The way is not dirty yet: only a key that is there makes it so.
+            if not self.locate(at, length, cython.address(found)):
+                return 0
+            self.ready()
+            leaf = self.own_way(key, cython.address(way))
+        leaf.show(cython.address(view))
+        index: cython.int = boundary(cython.address(view), at, length, 0, 2, 0)
+        if index < 0:
+            raise leaf.broken()
+        if not view.exact:
+            return 0
         changes.torn = True
         self._tail = None
         if self.overflow_pages:
