@@ -1,8 +1,9 @@
 """The process in which memory runs out: it forks for every case, so that none can spoil the next.
 
 It reads cases from its input, a line each, ``scene way k``, and answers each
-with a line of JSON.  `way` is ``once`` (allocation k alone fails) or ``on`` (all do from
-k on, until the call has ended, but no more than `MANY`: CPython tries some for ever).  ``count scene`` finds how many allocations the call makes.
+with a line of JSON.  `way` is ``once`` (allocation k alone fails) or ``on`` (all
+do from k on, until the call has ended, but no more than `MANY`: CPython tries some
+for ever).  ``count scene`` finds how many allocations the call makes.
 
     parent --"commit once 17"--> server --fork--> child: stage, strike, judge --> result
                                        <--wait--  (a signal is told apart from a result)
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import importlib
 import json
 import os
 import signal
@@ -23,12 +25,12 @@ from typing import Any, Final
 from fuzz.oom_scenes import SCENES, Stage, image, judge
 
 try:
-    import _testcapi
+    _testcapi: Any = importlib.import_module("_testcapi")
 except ImportError:  # pragma: no cover - Pythons without it are told so by the parent
-    _testcapi = None  # type: ignore[assignment]
+    _testcapi = None
 
 ALARM: Final = 5
-FAR: Final = 1 << 20
+FAR: Final = 200_000
 MANY: Final = 100_000
 
 
@@ -104,11 +106,11 @@ class Server:
         files = _files()
         gc.collect()
         gc.disable()
+        if way == "count":
+            return {"count": allocations(stage)}
         raised, answer = strike(stage, k, k + 1 if way == "once" else k + MANY)
         gc.enable()
         reached = raised is not None
-        if way == "count":
-            return {"reached": reached}
         if reached and stage.db is None and files:
             where = _trace(raised) if raised is not None else ""
             error = raised
@@ -125,18 +127,23 @@ class Server:
 
     def count(self, scene: str) -> int:
         """How many allocations the call makes."""
-        low, high = 0, 64
-        while self.run(scene, "count", high).get("reached", True):
-            low, high = high, 2 * high
-            if high > FAR:
-                return 0
-        while low < high:
-            middle = (low + high) // 2
-            if self.run(scene, "count", middle).get("reached", True):
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        return int(self.run(scene, "count", FAR).get("count", 0))
+
+
+def allocations(stage: Stage) -> int:
+    """How many allocations `act` makes: allocation `FAR` is to fail, and after `act` so many were left until it did."""
+    act = stage.act
+    left = 0
+    arm, disarm = _testcapi.set_nomemory, _testcapi.remove_mem_hooks
+    arm(FAR, FAR + 1)
+    act()
+    try:
+        while True:
+            object()
+            left += 1
+    except MemoryError:
+        disarm()
+    return max(0, FAR - left)
 
 
 def _files() -> list[str]:
