@@ -662,3 +662,45 @@ def test_a_pipe_under_a_name_leaves_no_mark(run, tmp_path):
     writer.wait()
     assert (code, "the 10 entries before it are stored\n" in err) == (1, True)
     assert set(content(tmp_path / "a")) == {None}
+
+
+def test_the_tree_of_marks_takes_no_entries(run, tmp_path):
+    text = b'{"tree": "%s", "key": "a", "value": ""}\n' % MARKS.encode()
+    assert "line 1: the tree 'cowdb.unfinished' is for the marks" in run("load", tmp_path / "a", "-", stdin=text)[2]
+    assert run("load", tmp_path / "a", "-", "--tree", MARKS, stdin=text)[0] == 2
+    assert run("put", tmp_path / "a", "--tree", MARKS, "a", "b")[0] == 2
+    assert content(tmp_path / "a") == {None: {}}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["dump"], ["dump", "--as", "csv"], ["dump", "--as", "mdb", "--print"], ["get", "KEY"], ["scan"]]
+)
+def test_a_terminal_gets_nothing_that_it_would_obey(tmp_path, arguments):
+    path = tmp_path / "a.cowdb"
+    key, value = b"\x1b]0;owned\x07", "\x1b[31mred\x9b2J\u202e\r".encode()
+    with cowdb.open(path) as db, db.write() as txn:
+        txn[key] = value
+    ours, theirs = os.openpty()
+    words = [str(path), *(word.replace("KEY", r"\x1b]0;owned\x07") for word in arguments[1:])]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "cowdb", arguments[0], *words, "--color", "never"],
+        cwd=ROOT,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            block = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not block:
+            break
+        seen += block
+    os.close(ours)
+    assert child.wait() == 0, seen
+    text = seen.decode().replace("\x1b[1m", "").replace("\x1b[0m", "")  # the heads of a table are bold
+    assert "red" in text or "base64:" in text
+    for char in "\x1b\x07\x9b\u202e":
+        assert char not in text, ascii(text)

@@ -48,6 +48,8 @@ _KEY: Final = itemgetter(0)
 
 def check_name(name: str, limit: int) -> None:
     """ValueError if no tree can be called so."""
+    if name == MARKS:
+        raise ValueError(f"the tree {MARKS!r} is for the marks of unfinished moves")
     size = len(name.encode(errors="surrogatepass"))
     if not 1 <= size <= limit:
         raise ValueError(f"the name of its tree takes {size} bytes of UTF-8; it may take 1 to {limit}")
