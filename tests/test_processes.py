@@ -10,8 +10,10 @@ import errno
 import gc
 import multiprocessing
 import os
+import platform
 import random
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -153,6 +155,54 @@ def test_a_process_that_has_written_and_is_idle_pins_nothing(path, end):
         other("import gc, warnings; warnings.simplefilter('ignore'); t = db.write(); t[b'n'] = b'1'")
         assert [reader["pid"] for reader in db.readers()] == [other.pid]
         other(end)
+        assert db.readers() == []
+
+
+READ_AND_WRITE = {"x86_64": (0, 1), "aarch64": (63, 64)}
+"""The numbers of these two calls, for the kernel's filter."""
+
+ONLY_READ_AND_WRITE = """
+import ctypes, gc, struct
+prctl = ctypes.CDLL(None).prctl
+def rule(code, yes, no, value):
+    return struct.pack("HBBI", code, yes, no, value)
+program = ctypes.create_string_buffer(
+    rule(0x20, 0, 0, 0)  # load the number of the call
+    + rule(0x15, 2, 0, numbers[0]) + rule(0x15, 1, 0, numbers[1])  # is it one of these?
+    + rule(0x06, 0, 0, 0) + rule(0x06, 0, 0, 0x7FFF0000)  # no: kill; yes: allow
+)
+rules = ctypes.create_string_buffer(struct.pack("HP", 5, ctypes.addressof(program)))
+def reads(count):
+    for _ in range(count):
+        with db.read() as s:
+            assert s[b"n"] == b"1"
+def run():
+    gc.disable()
+    reads(1000)
+    if prctl(38, 1, 0, 0, 0) or prctl(22, 2, rules, 0, 0):
+        tell(b"no filters here")
+    reads(1000)
+    tell(b"done")
+    os.stat("/")
+    tell(b"not watched")
+"""
+
+
+@pytest.mark.guarantee
+@pytest.mark.skipif(platform.machine() not in READ_AND_WRITE, reason="the kernel's filter wants the numbers of calls")
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked to kill who makes a system call")
+def test_to_begin_and_to_end_a_read_is_no_system_call(path, opening):
+    with cowdb.open(path) as db, Child(path=path, numbers=READ_AND_WRITE[platform.machine()]) as other:
+        db[b"n"] = b"1"
+        other(opening)
+        other(ONLY_READ_AND_WRITE)
+        other.begin("run()")
+        told = other.process.stdout.readline()
+        if told == b"no filters here\n":
+            pytest.skip("this kernel has no filters")
+        assert told == b"done\n"
+        assert other.process.wait(10) == -signal.SIGSYS
+        assert other.process.stdout.read() == b"", "the kernel has not watched"
         assert db.readers() == []
 
 
@@ -806,6 +856,43 @@ def test_transactions_that_were_open_at_a_fork_raise_in_the_child_and_live_on_in
         writer.commit()
         reader.close()
     assert checked(path)[b"n"] == b"1"
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize(
+    "end", ["sys.exit(0)", "del s, t, view, db; gc.collect(); sys.exit(0)", "db.close(); sys.exit(0)"]
+)
+def test_the_end_of_a_child_releases_nothing_of_its_parents(path, opening, end):
+    """The child ends as a program does, with all its finalizers; the parent has the turn, a snapshot and a view."""
+    begin = """
+import gc, warnings
+warnings.simplefilter("error")
+db[b"large"] = b"L" * 50_000
+s = db.read()
+with db.read() as other:
+    view = other.get_view(b"large")
+del other
+t = db.write()
+t[b"n"] = b"1"
+"""
+    with Child(path=path) as parent, cowdb.open(path) as db:
+        parent(opening)
+        parent(begin)
+        before = db.readers()
+        assert {reader["pid"] for reader in before} == {parent.pid}
+        parent(f"pid = os.fork()\nif not pid:\n    {end}\nstatus = os.waitpid(pid, 0)[1]")
+        assert parent("status") == 0
+        assert db.readers() == before
+        with pytest.raises(LockTimeoutError) as caught:
+            db.write(timeout=0.01)
+        assert caught.value.holder == parent.pid
+        db.get(b"")
+        parent("t.commit()")
+        assert parent("bytes(view) == s[b'large'] == b'L' * 50_000")
+        assert db[b"n"] == b"1"
+        db[b"n"] = b"2"
+        parent("s.close(); del view; db.close()")
+    checked(path)
 
 
 @pytest.mark.guarantee
