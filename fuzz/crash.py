@@ -152,15 +152,15 @@ def cases(seed: int, jobs: int, index: int) -> Iterator[Case]:
 
     deep = replace(MODES[0], deep=2)
     for mode in (MODES[0], MODES[2], MODES[1]):
-        yield from (Case(words, "plain", mode) for words in sequences(1) if own())
-    yield from (Case(words, tuning, MODES[0]) for tuning in list(TUNINGS)[1:] for words in sequences(1) if own())
-    yield from (Case(words, "plain", deep) for length in (1, 2) for words in sequences(length) if own())
+        yield from (Case(words, "plain", mode, seed) for words in sequences(1) if own())
+    yield from (Case(words, tuning, MODES[0], seed) for tuning in list(TUNINGS)[1:] for words in sequences(1) if own())
+    yield from (Case(words, "plain", deep, seed) for length in (1, 2) for words in sequences(length) if own())
     threes = list(sequences(3))
     random.Random(seed).shuffle(threes)
-    rest = (Case(words, "plain", deep) for words in threes if own())
+    rest = (Case(words, "plain", deep, seed) for words in threes if own())
     rng = random.Random(f"{seed} {index}")
     while True:
-        yield from itertools.islice(rest, 12)
+        yield from itertools.islice(rest, 40)
         yield Case(
             _longer(rng), rng.choice(list(TUNINGS)), replace(rng.choice(MODES), deep=rng.choice((1, 2, 3))), seed
         )

@@ -29,7 +29,7 @@ __all__ = ["Proof", "Row", "caught", "run", "switched_on"]
 
 _LEAST_SECONDS: Final = 2.0
 BLIND_SECONDS: Final = 1800.0
-"""With so much time in all, the search is blind; with less, a case in which it had seen the bug comes first."""
+"""With so much time in all, the search is blind; with less, the case in which a bug shows comes first."""
 
 Judge = Callable[[], str | None]
 """Tries one case; what is wrong with it, or None."""
@@ -146,10 +146,10 @@ def _cases(part: str, seed: int, known: str) -> Iterator[tuple[str, Judge]]:
     if part == "faults":
         yield from _faults(seed)
         return
-    searches: dict[tuple[Mode, str], Search] = {}
+    searches: dict[tuple[Mode, str, int], Search] = {}
     first = [Case.parse(known)] if known else []
     for case in itertools.chain(first, cases(seed, 1, 0)):
-        search = searches.setdefault((case.mode, case.tuning), Search(seed=seed))
+        search = searches.setdefault((case.mode, case.tuning, case.seed), Search(seed=case.seed))
 
         def judge(case: Case = case, search: Search = search) -> str | None:
             trouble = attempt(case, search)

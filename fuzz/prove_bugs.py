@@ -302,7 +302,7 @@ def _writer_not_stopped() -> list[Change]:
 
 @dataclass(frozen=True)
 class Bug:
-    """A bug: its changes, the part that must see it, and a case in which a blind search has seen it."""
+    """A bug: its changes, the part that must see it, and a case in which it shows."""
 
     part: str
     changes: Callable[[], list[Change]]
@@ -320,7 +320,7 @@ BUGS: Final[dict[str, Bug]] = {
     "reuse a page one transaction early": Bug("crash", _reuse_one_early, "put/plain/4096/0"),
     "the durable state is not live": Bug("crash", _durable_not_live, "group/plain/4096/0"),
     "long readers are not live": Bug("crash", _readers_not_live, "reader+put+put/plain/4096/0"),
-    "believe a torn meta": Bug("crash", _torn_meta_believed, "reopen/plain/4096h/0"),
+    "believe a torn meta": Bug("crash", _torn_meta_believed, "lazylarge/plain/4096h/1"),
     "verify nothing": Bug("crash", _nothing_verified, "put/plain/4096/0"),
     "verify only the root": Bug("crash", _only_roots_verified, "put/plain/4096/0"),
     "grow without verifying size": Bug("crash", _size_not_verified, "put/plain/4096/0"),
