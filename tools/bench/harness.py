@@ -17,8 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import cowdb
+
+Point = TypeVar("Point")
 
 AT_LEAST = ">="
 AT_MOST = "<="
@@ -33,6 +36,7 @@ class Options:
     runs: int = 5
     full: bool = False
     tuned: bool = False
+    only: Sequence[str] = ()
 
 
 @dataclasses.dataclass
@@ -45,6 +49,8 @@ class Figure:
     ratios: Sequence[float]
     direction: str
     goal: float
+    wanted: float | None = None
+    """A second goal, which is what we are after."""
 
     @property
     def ratio(self) -> float:
@@ -54,19 +60,19 @@ class Figure:
     @property
     def met(self) -> bool:
         """Whether the median reaches the goal."""
-        return self.ratio >= self.goal if self.direction == AT_LEAST else self.ratio <= self.goal
+        return self.reaches(self.goal)
+
+    def reaches(self, goal: float) -> bool:
+        """Whether the median is as good as `goal`."""
+        return self.ratio >= goal if self.direction == AT_LEAST else self.ratio <= goal
 
     def cells(self) -> list[str]:
         """The row of the table."""
-        return [
-            self.what,
-            self.ours,
-            self.theirs,
-            digits(self.ratio),
-            f"{digits(min(self.ratios))} to {digits(max(self.ratios))}",
-            f"{self.direction} {self.goal:g}",
-            "yes" if self.met else "**no**",
-        ]
+        goal, met = f"{self.direction} {self.goal:g}", "yes" if self.met else "**no**"
+        if self.wanted is not None:
+            goal += f", wanted {self.wanted:g}"
+            met += ", both" if self.met and self.reaches(self.wanted) else ""
+        return [self.what, self.ours, self.theirs, digits(self.ratio), spread(self.ratios), goal, met]
 
 
 @dataclasses.dataclass
@@ -78,13 +84,40 @@ class Report:
     theirs: str
     ratio: str
     note: str
-    figures: list[Figure]
+    figures: Sequence[Figure]
+    charts: dict[str, bytes] = dataclasses.field(default_factory=dict)
+
+    def body(self) -> str:
+        """What stands below the heading: the words and the table."""
+        head = ["", self.ours, self.theirs, self.ratio, "spread", "goal", "met"]
+        return f"{self.note}\n\n{table(head, [figure.cells() for figure in self.figures])}\n"
 
     def markdown(self) -> str:
         """A Markdown section with a table."""
-        head = ["", self.ours, self.theirs, self.ratio, "spread", "goal", "met"]
-        rows = [head, ["---"] * len(head), *(figure.cells() for figure in self.figures)]
-        return "\n".join([f"## {self.name}", "", self.note, "", *("| " + " | ".join(row) + " |" for row in rows), ""])
+        return f"## {self.name}\n\n{self.body()}"
+
+
+@dataclasses.dataclass
+class Section:
+    """A part of an outcome that has no goals: Markdown, and charts by their file names."""
+
+    name: str
+    text: str
+    charts: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+
+    def body(self) -> str:
+        """What stands below the heading."""
+        return self.text.rstrip() + "\n"
+
+    def markdown(self) -> str:
+        """A Markdown section."""
+        return f"## {self.name}\n\n{self.body()}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 def pairs(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -> tuple[list[float], list[float]]:
@@ -97,6 +130,23 @@ def pairs(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -> 
             gc.collect()
             results.append(measure())
     return first, second
+
+
+def in_turn(
+    points: Sequence[Point], measure: Callable[[Point, int], list[float]], runs: int
+) -> dict[Point, list[list[float]]]:
+    """For each of several points the figures of each run; every other run goes backward."""
+    found: dict[Point, list[list[float]]] = {point: [] for point in points}
+    for number in range(runs):
+        for point in points if number % 2 == 0 else reversed(points):
+            gc.collect()
+            found[point].append(measure(point, number))
+    return found
+
+
+def middle(runs: Sequence[Sequence[float]], place: int) -> float:
+    """The median over the runs of one figure of a point."""
+    return statistics.median(figures[place] for figures in runs)
 
 
 def quotients(above: Sequence[float], below: Sequence[float]) -> list[float]:
@@ -120,6 +170,11 @@ def rate(seconds: Sequence[float], operations: int) -> str:
 def digits(ratio: float) -> str:
     """A ratio with two decimals, or two digits if it is smaller than that shows."""
     return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """The least and the greatest of `ratios`."""
+    return f"{digits(min(ratios))} to {digits(max(ratios))}"
 
 
 def time_unit(seconds: float) -> str:
