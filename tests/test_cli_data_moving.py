@@ -427,7 +427,7 @@ def test_killed_at_any_moment_and_started_again(tmp_path):
     kills = 0
     for _ in range(60):
         child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        if kills < 6:
+        if kills < 4:
             before = transaction(path)
             while child.poll() is None and transaction(path) == before:
                 time.sleep(0.001)
