@@ -457,8 +457,9 @@ class Database:
     def check(self, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
         """Walk over the whole file, both states of it, and report every violation of I3 to I7. O(file).
 
-        Writers wait meanwhile, readers do not.  `progress` gets pages done and
-        pages in all.  An empty list says that all is well.
+        It takes a writer's turn, with `lock_timeout`, also if the database is
+        read-only; readers do not wait.  `progress` gets pages done and pages in all.
+        An empty list says that all is well.
         """
         with self._turn() as core:
             core.pager.quiesce()  # who let the turn go before his flush would still write meta pages
@@ -495,7 +496,9 @@ class Database:
     def close(self) -> None:
         """End the transactions of this handle (a writer aborts) and let the file go. Harmless when repeated.
 
-        Waits for a write transaction that another thread has open.
+        Waits for a write transaction that another thread has open, and for its
+        commit.  Threads that wait for their turn, or are in other calls, get
+        `ClosedError`.
         """
         if self._forks != _forks:
             self._core = None  # the parent's: nothing of it is ours to end
