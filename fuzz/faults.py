@@ -20,7 +20,6 @@ scenarios follow.  A part of the time goes to the same through real system calls
 
 from __future__ import annotations
 
-import functools
 import random
 import time
 from dataclasses import replace
@@ -176,9 +175,3 @@ def _work(share: Share) -> Iterator[Result]:
             result = Result()
             begun = time.monotonic()
     yield result
-
-
-@functools.cache
-def size() -> dict[str, int]:
-    """How many cases there are by mode, the random ones left out."""
-    return {mode: sum(len(all_cases(mode, name)) for name in SCENARIOS) for mode in WEIGHTS}
