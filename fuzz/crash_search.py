@@ -35,6 +35,9 @@ COUNTED: Final = 4096
 KEPT_RUNS: Final = 60_000
 """Runs that are kept in the tree; then it begins anew."""
 
+KEPT_MOMENTS: Final = 500_000
+"""Moments that are remembered, so that equal ones are not explored again."""
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -50,7 +53,10 @@ class Mode:
     @staticmethod
     def parse(text: str) -> Mode:
         """The mode that `str` gave. Raises `ValueError`."""
-        return Mode(int(text.removesuffix("h")), text.endswith("h"))
+        sector = int(text.removesuffix("h"))
+        if sector not in {512, PAGE}:
+            raise ValueError(f"sectors have 512 or {PAGE} bytes here, not {sector}")
+        return Mode(sector, text.endswith("h"))
 
 
 Place = tuple[int, dict[int, int]]
@@ -144,6 +150,8 @@ class Search:
             key = (doubt.key(), tuple(map(id_of, allowed)))
             if key in self._seen:
                 continue
+            if len(self._seen) >= KEPT_MOMENTS:
+                self._seen.clear()
             self._seen.add(key)
             self.counts.moments += 1
             # What could be there before this step still can be, and was counted; a flush only takes away.

@@ -334,6 +334,6 @@ BUGS: Final[dict[str, Bug]] = {
     "a group acknowledged too early": Bug("crash", _group_acknowledged_together, "group/plain/4096/0"),
     "skip the re-assertion": Bug("crash", _no_reassertion, "fail+put/plain/4096/0"),
     "retry a failed flush": Bug("crash", _flush_retried, "fail/plain/4096/0"),
-    "the writer goes on after a failed flush": Bug("faults", _writer_not_stopped, ""),
+    "the writer goes on after a failed flush": Bug("faults", _writer_not_stopped, "flush:one put:EIO:once:2:*"),
 }
 """The bugs by name."""
