@@ -19,6 +19,7 @@ A second crash begins anew from what the first run had written: `deeper`.
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
@@ -328,7 +329,9 @@ def summary(model: Model | None) -> str:
     if model is None:
         return "nothing"
     trees = [f"{'main' if name is None else name}: {len(tree)} entries" for name, tree in model.items()]
-    return f"[{', '.join(trees)}, {id_of(model) & 0xFFFF:04x}]"
+    # Not `id_of`: a replay in another process is to print the same.
+    content = repr([(name, sorted(tree.items())) for name, tree in model.items()])
+    return f"[{', '.join(trees)}, {zlib.crc32(content.encode()) & 0xFFFF:04x}]"
 
 
 # ---------------------------------------------------------------- strategies
