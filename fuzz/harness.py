@@ -199,7 +199,7 @@ class Bar:
     def say(self, text: str) -> None:
         """See `Progress`."""
         if self._rich is not None:
-            self._rich.console.print(text, highlight=False, markup=False)
+            self._rich.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, flush=True)
 

@@ -68,9 +68,9 @@ def run(options: Options, progress: Progress) -> Result:
     proof = Proof()
     spread(_Work(options.replay, options.seconds >= BLIND_SECONDS), options, progress, environment=PLAIN, total=proof)
     proof.rows.sort(key=lambda row: list(BUGS).index(row.bug))
-    progress.say(f"{'bug':36} {'seen by':8} {'cases':>6} {'seconds':>8} {'right without':>13}  in")
+    progress.say(f"{'bug':40} {'seen by':8} {'cases':>6} {'seconds':>8} {'right without':>13}  in")
     for row in proof.rows:
-        progress.say(f"{row.bug:36} {row.part:8} {row.tried:>6} {row.seconds:>8.2f} {row.right:>13}  {row.case}")
+        progress.say(f"{row.bug:40} {row.part:8} {row.tried:>6} {row.seconds:>8.2f} {row.right:>13}  {row.case}")
     return proof
 
 
