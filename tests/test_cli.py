@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import cowdb
 from cowdb import errors
 from cowdb.cli import build_parser, explain, main, registry
+from cowdb.cli import output as output_module
 from cowdb.cli.data import given as typed
 from cowdb.cli.data import shown, shown_text
 from cowdb.cli.output import Column, CommandError, Output, size_text, time_text
@@ -323,13 +324,13 @@ def test_names_keys_and_values_of_a_file_never_reach_the_terminal_as_they_are(tm
 # ---------------------------------------------------------------- a terminal, with rich and without
 
 
-def on_a_terminal(*arguments, blocked=False):
-    """What the command writes to a terminal of 100 columns."""
+def on_a_terminal(*arguments, blocked=False, columns=100):
+    """What the command writes to a terminal of so many columns."""
     code = "import sys, runpy\n"
     if blocked:
         code += "sys.modules['rich'] = None\n"
     code += f"sys.argv = {['cowdb', *map(str, arguments)]!r}\nrunpy.run_module('cowdb', run_name='__main__')\n"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "TERM": "xterm-256color"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)
     main_end, end = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", code], stdout=end, stderr=end, stdin=end, env=environment)
@@ -353,6 +354,12 @@ def test_a_terminal_gets_tables_and_colour(path):
     assert "\x1b[" in text
     assert "─" in text or "━" in text
     assert "names" in text
+
+
+def test_a_table_that_a_terminal_has_no_room_for_is_not_squeezed(path):
+    text = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal("stat", path, columns=40))
+    for word in ("(main)", "entries", "overflow", "longest"):
+        assert word in text
 
 
 def test_without_rich_there_is_plain_text(path):
@@ -380,34 +387,38 @@ def test_words_for_numbers():
     assert len(time_text(time.time())) == 19
 
 
-def test_progress_is_told_where_somebody_looks():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
+
+def test_progress_is_told_where_somebody_looks(monkeypatch):
+    monkeypatch.setattr(output_module, "_SOON", 0.0)
     err = Terminal()
-    output = Output(stdout=io.StringIO(), stderr=err, color="never")
-    with output.progress("checking", "pages") as tick:
+    with Output(stdout=io.StringIO(), stderr=err, color="never").progress("checking", "pages") as tick:
         tick(10, 100)
-        tick(100, 100)
     assert "checking" in err.getvalue()
-    err = io.StringIO()
-    with Output(stdout=io.StringIO(), stderr=err).progress("checking") as tick:
+    for quiet, stream in ((True, Terminal()), (False, io.StringIO())):
+        with Output(stdout=io.StringIO(), stderr=stream, quiet=quiet).progress("checking") as tick:
+            tick(10, 100)
+        assert stream.getvalue() == ""
+
+
+def test_short_work_shows_no_progress():
+    err = Terminal()
+    with Output(stdout=io.StringIO(), stderr=err).progress("checking", "pages") as tick:
         tick(10, 100)
     assert err.getvalue() == ""
 
 
 def test_progress_without_rich(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
+    monkeypatch.setattr(output_module, "_SOON", 0.0)
+    monkeypatch.setattr(output_module, "_OFTEN", 0.0)
     monkeypatch.setitem(sys.modules, "rich", None)
     monkeypatch.setitem(sys.modules, "rich.progress", None)
     err = Terminal()
     with Output(stdout=io.StringIO(), stderr=err).progress("checking", "pages") as tick:
         tick(10, 100)
-        time.sleep(0.25)
         tick(20, 0)
     assert "checking: 10 of 100 pages" in err.getvalue()
     assert "checking: 20 pages" in err.getvalue()

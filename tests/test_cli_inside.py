@@ -119,7 +119,7 @@ def test_meta_pages_are_taken_apart(made):
     facts = cow_json("page", made[0], "0")
     assert facts["kind"] == "meta"
     assert facts["meta"]["trees"]["main"]["root"]["count"] == len(made[1][None])
-    assert "main: root" in cow("page", made[0], "1").out
+    assert "main tree      root" in cow("page", made[0], "1").out
 
 
 def test_a_damaged_page_is_shown_with_its_damage(made, tmp_path):

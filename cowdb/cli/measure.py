@@ -105,6 +105,7 @@ class Measure:
         pages = self.branches + self.leaves + self.overflow_pages
         return {
             "tree": tree_label(self.tree.name),
+            "system": self.tree.system,
             "depth": self.tree.descriptor.depth,
             "entries": self.entries,
             "branch_pages": self.branches,

@@ -51,6 +51,15 @@ IO_ERROR: Final = 5
 _ROWS_LAID_OUT: Final = 500
 """Rows that are gathered to find the width of the columns; longer tables stream on with those widths."""
 
+_LEAST: Final = 16
+"""Characters that a column of text keeps in a drawn table, if it needs them."""
+
+_SOON: Final = 0.5
+"""Seconds of work before progress is shown."""
+
+_OFTEN: Final = 0.1
+"""Seconds between two looks at the progress."""
+
 _CELL: Final = 60
 """Characters of a key or value in a table at a terminal."""
 
@@ -211,7 +220,7 @@ class Output:
             return
         flow = ([self.cell(column, row.get(column.key)) for column in columns] for row in rows)
         first = list(itertools.islice(flow, _ROWS_LAID_OUT + 1))
-        if self._rich is not None and len(first) <= _ROWS_LAID_OUT:
+        if self._rich is not None and len(first) <= _ROWS_LAID_OUT and self._fits(columns, first):
             self._rich_table(columns, first)
             return
         titles = [column.title for column in columns]
@@ -224,17 +233,27 @@ class Output:
             ]
             self._write("  ".join(pieces).rstrip() + "\n")
 
+    def _fits(self, columns: Sequence[Column], rows: list[list[str]]) -> bool:
+        """Whether a drawn table has room for its numbers, and for something of each text."""
+        need = 0
+        for index, column in enumerate(columns):
+            width = max(len(column.title), *(len(row[index]) for row in rows), 1)
+            need += 3 + (width if column.kind not in {"text", "data"} else min(width, _LEAST))
+        return need <= int(self._rich.width)
+
     def _rich_table(self, columns: Sequence[Column], rows: list[list[str]]) -> None:
         from rich import box  # noqa: PLC0415 - an extra, and slow to import
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        table = Table(box=box.SIMPLE_HEAD if self.fancy else box.ASCII2, pad_edge=False, header_style="bold")
+        style = box.SIMPLE_HEAD if self.fancy else box.ASCII2
+        table = Table(box=style, show_edge=False, pad_edge=False, header_style="bold")
         for column in columns:
             number = column.kind in {"number", "size", "percent"}
             table.add_column(
                 column.title, justify="right" if number else "left", no_wrap=number or column.kind == "time",
                 style="cyan" if column.kind == "data" else None, overflow="fold",
+                min_width=min(max((len(row[len(table.columns)]) for row in rows), default=0), _LEAST),
             )  # fmt: skip
         for row in rows:
             table.add_row(*[Text(cell) for cell in row])
@@ -302,23 +321,11 @@ class Output:
         if self.quiet or not _is_terminal(self._stderr):
             yield _no_progress
             return
+        bar = _Bar(self._stderr, what, unit, plain=bool(os.environ.get("NO_COLOR")))
         try:
-            import rich.progress as bars  # noqa: PLC0415 - an extra, and slow to import
-            from rich.console import Console  # noqa: PLC0415
-        except ImportError:
-            line = _ProgressLine(self._stderr, what, unit)
-            try:
-                yield line
-            finally:
-                line.clear()
-            return
-        rate = _rate_column(bars, unit)
-        columns = [bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TaskProgressColumn(), rate]
-        columns.append(bars.TimeRemainingColumn(elapsed_when_finished=True))
-        console = Console(file=self._stderr, no_color=not self._color and bool(os.environ.get("NO_COLOR")))
-        with bars.Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total or None)
+            yield bar
+        finally:
+            bar.clear()
 
 
 def _rate_column(bars: Any, unit: str) -> Any:
@@ -336,21 +343,32 @@ def _no_progress(done: int, total: int) -> None:
     """Nobody looks."""
 
 
-class _ProgressLine:
-    """Progress on one line that is written over again and again, where rich is not installed."""
+class _Bar:
+    """Progress at a terminal, from when it takes long: rich's bar, or one line that is written over again and again."""
 
-    def __init__(self, stream: TextIO, what: str, unit: str) -> None:
+    def __init__(self, stream: TextIO, what: str, unit: str, *, plain: bool) -> None:
         self._stream = stream
         self._what = what
         self._unit = unit
+        self._plain = plain
         self._begun = time.monotonic()
-        self._told = 0.0
+        self._told = self._begun + _SOON - _OFTEN
+        self._bars: Any = None
+        self._task: Any = None
+        self._shown = False
 
     def __call__(self, done: int, total: int) -> None:
+        """Show it, unless that was a moment ago."""
         now = time.monotonic()
-        if now - self._told < 0.2:
+        if now - self._told < _OFTEN:
             return
         self._told = now
+        if not self._shown:
+            self._shown = True
+            self._begin()
+        if self._bars is not None:
+            self._bars.update(self._task, completed=done, total=total or None)
+            return
         rate = done / max(now - self._begun, 1e-9)
         text = f"{self._what}: {done:,}"
         if total:
@@ -360,9 +378,24 @@ class _ProgressLine:
         self._stream.write(f"\r\x1b[K{text}")
         self._stream.flush()
 
+    def _begin(self) -> None:
+        try:
+            import rich.progress as bars  # noqa: PLC0415 - an extra, and slow to import
+            from rich.console import Console  # noqa: PLC0415
+        except ImportError:
+            return
+        columns = [bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TaskProgressColumn()]
+        columns += [_rate_column(bars, self._unit), bars.TimeRemainingColumn()]
+        console = Console(file=self._stream, no_color=self._plain)
+        self._bars = bars.Progress(*columns, console=console, transient=True)
+        self._task = self._bars.add_task(self._what, total=None)
+        self._bars.start()
+
     def clear(self) -> None:
-        """Take the line away."""
-        if self._told:
+        """Take it away."""
+        if self._bars is not None:
+            self._bars.stop()
+        elif self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
 

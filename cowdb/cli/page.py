@@ -14,7 +14,7 @@ from cowdb import meta as metas
 from cowdb.checksum import crc32c
 from cowdb.cli.info import describe_slot
 from cowdb.cli.opening import add_path, add_timeout, looking
-from cowdb.cli.output import FINDINGS, FINE, USAGE, Column, CommandError
+from cowdb.cli.output import FINDINGS, FINE, USAGE, Column, CommandError, time_text
 from cowdb.cli.walks import KINDS
 
 if TYPE_CHECKING:
@@ -178,32 +178,43 @@ def _trees(raw: bytes, slot: int) -> dict[str, Any]:
 
 def _show(facts: dict[str, Any], raw: bytes, out: Output) -> None:
     out.line(f"page {facts['page']}: {facts['kind'] or 'no kind that there is'}", "bold")
+    rows: list[tuple[str, str]] = []
     if facts["kind"] is not None:
         header = facts["header"]
         holds = "holds" if facts["checksum_holds"] else "DOES NOT HOLD"
         rows = [("checksum", f"{header['checksum']:08x}, {holds}")]
         rows += [(name.replace("_", " "), str(value)) for name, value in header.items() if name != "checksum"]
-        out.facts(rows)
+    if facts.get("prefix"):
+        rows.append(("prefix", out.data(facts["prefix"])))
+    for name, value in facts.get("meta", {}).items():
+        if name == "trees":
+            rows += [(f"{tree} tree", _tree_text(what)) for tree, what in value.items()]
+        elif name == "commit_time":
+            rows.append(("commit time", time_text(value)))
+        elif name not in {"slot", "offset", "readable", "carried_runs"}:
+            rows.append((name.replace("_", " "), _brief(value)))
+    out.facts(rows)
     if "remark" in facts:
         out.line(f"  {facts['remark']}")
-    if facts.get("prefix"):
-        out.facts([("prefix", out.data(facts["prefix"]))])
-    for name, value in facts.get("meta", {}).items():
-        out.facts([(name.replace("_", " "), _brief(value))])
     if facts["slots"]:
+        out.line()
         columns = SLOTS if facts["kind"] == "leaf" else SLOTS[:-1]
         out.table(columns, facts["slots"])
     if "hex" in facts:
         _dump(raw, out)
 
 
+def _tree_text(tree: dict[str, Any]) -> str:
+    root = tree["root"]
+    if not tree["depth"]:
+        return "empty"
+    return f"root {root['number']}, born in {root['birth']}, depth {tree['depth']}, {root['count']:,} entries"
+
+
 def _brief(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(
-            f"{name}: root {tree['root']['number']}, depth {tree['depth']}" for name, tree in value.items()
-        )
     if isinstance(value, list):
-        return ", ".join(f"{start}+{length} ({birth}-{freed})" for start, length, birth, freed in value) or "nothing"
+        runs = (f"{start}+{length} ({birth}-{freed})" for start, length, birth, freed in value)
+        return ", ".join(runs) or "nothing"
     return str(value)
 
 

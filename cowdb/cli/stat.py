@@ -32,20 +32,25 @@ EXAMPLES: Final = (
     ("cowdb stat app.cowdb --tree users", "one tree"),
 )
 
-COLUMNS: Final = (
+PAGES: Final = (
     Column("tree", "tree"),
     Column("depth", "depth", "number"),
     Column("entries", "entries", "number"),
     Column("branch_pages", "branches", "number"),
     Column("leaf_pages", "leaves", "number"),
-    Column("leaf_fill", "leaf fill", "percent"),
+    Column("leaf_fill", "full", "percent"),
     Column("overflow_pages", "overflow", "number"),
     Column("size", "size", "size"),
-    Column("key_bytes", "keys", "size"),
-    Column("value_bytes", "values", "size"),
-    Column("longest_key", "longest key", "size"),
-    Column("longest_value", "value", "size"),
     Column("damaged_pages", "damaged", "number"),
+)
+CONTENT: Final = (
+    Column("tree", "tree"),
+    Column("key_bytes", "keys", "size"),
+    Column("longest_key", "longest", "size"),
+    Column("value_bytes", "values", "size"),
+    Column("longest_value", "longest", "size"),
+    Column("overflow_values", "in overflow", "number"),
+    Column("overflow_bytes", "of size", "size"),
 )
 
 
@@ -64,8 +69,14 @@ def run(args: argparse.Namespace, out: Output) -> int:
         if args.tree is None:
             trees, broken = every_tree(state)
         rows = list(_measured(state, trees, out))
-    columns = [column for column in COLUMNS if column.key != "damaged_pages" or any(row[column.key] for row in rows)]
-    out.table(columns, rows)
+    if out.machine:
+        out.records(rows)
+    else:
+        out.line("pages", "bold")
+        damage = any(row["damaged_pages"] for row in rows)
+        out.table(PAGES if damage else PAGES[:-1], rows)
+        out.heading("keys and values")
+        out.table(CONTENT, [row for row in rows if not row["system"]])
     if broken:
         out.note(broken)
     return FINDINGS if broken or look.problem or any(row["damaged_pages"] for row in rows) else FINE

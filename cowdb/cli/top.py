@@ -79,6 +79,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if out.machine:
         out.document(found)
         return FINE
+    for row in found["prefixes"]:
+        row["prefix"] = row["prefix"] or "(no delimiter)"
     for title, columns in (("prefixes", PREFIXES), ("values", ENTRIES), ("keys", ENTRIES)):
         out.heading(f"largest {title}")
         out.table(columns, found[title])
