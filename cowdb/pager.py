@@ -348,9 +348,9 @@ class Pager:
         written = self._write_pages(sealed)
         self.failpoint("hand on")
         space.trust(sealed, transaction)
-        draft.allotted = False
         self.next_transaction = _next_id(transaction)
         allocator.base = transaction
+        draft.allotted = False  # only now: interrupted in between, the next draft must not use this one's free list
         written += draft.written * self.page_size
         member = Member(meta, space, written, changes.copied, changes.operations, self._page_writes)
         if lazy:
