@@ -151,7 +151,7 @@ def _work(share: Share) -> Iterator[Result]:
     kept = 0
     result = Result()
     begun = time.monotonic()
-    while not share.expired() and kept < KEPT:
+    while kept < KEPT:
         mode = min(WEIGHTS, key=lambda mode: used[mode] / WEIGHTS[mode])
         start = time.monotonic()
         case = next(queues[mode], None)
@@ -170,6 +170,8 @@ def _work(share: Share) -> Iterator[Result]:
             result.count(NAMES[mode], int(struck))
         result.cases += 1
         used[mode] += time.monotonic() - start
+        if share.expired():  # asked here, so that the shortest run tries something
+            break
         if time.monotonic() - begun > 0.3:
             yield result
             result = Result()

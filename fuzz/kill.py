@@ -24,6 +24,7 @@ transactions and the same suicides, up to fifty times.  A failure also keeps the
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import random
@@ -97,17 +98,26 @@ def _work(share: Share) -> Iterator[Result]:
                 del kinds[system]
                 yield Result(skipped=f"cutting off {system}: {reason}")
     used = dict.fromkeys(kinds, 0.0)
+    # A short run has shorter lives, so that each kind has its turn.
+    longest = max(0.1, (share.deadline - time.monotonic()) / (2 * len(kinds)))
     rng = random.Random(f"kill {share.seed} {share.index}")
     kept = 0
-    while not share.expired() and kept < KEPT:
+    while kept < KEPT:
         kind = min(kinds, key=lambda kind: used[kind] / kinds[kind])
         seed = rng.randrange(1 << 32)
         share.announce(f"{kind}:{seed}")
         begun = time.monotonic()
-        for result in _life(kind, seed, share.expired):
+        end = min(share.deadline, begun + longest)
+        for result in _life(kind, seed, functools.partial(_past, end)):
             kept += len(result.failures)
             yield result
         used[kind] += time.monotonic() - begun
+        if share.expired():  # asked here, so that the shortest run tries something
+            break
+
+
+def _past(end: float) -> bool:
+    return time.monotonic() >= end
 
 
 def _life(kind: str, seed: int, expired: Callable[[], bool] = lambda: False) -> Iterator[Result]:

@@ -142,6 +142,7 @@ class Life:
                     self.page_size,
                     self.rng.choice((self.rng.randrange(1, 12), self.rng.randrange(1, 120))) if suicide else None,
                     read_only,
+                    doomed=not self.survives,
                 )
             )
         finally:

@@ -87,7 +87,7 @@ def test_a_short_run_finds_nothing(monkeypatch):
     monkeypatch.setattr(kill, "ROUNDS", 5)
     result = kill.run(Options(2.0, 1, 1), Quiet())
     assert result.failures == []
-    assert result.cases > 3
+    assert result.cases > 0
 
 
 # ---------------------------------------------------------------- it sees what is wrong
