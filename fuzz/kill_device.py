@@ -8,11 +8,16 @@ The call stops a mounted file system dead, as if its device had been pulled; it 
 what the tests of file systems use for a power cut.  What was flushed is in
 the image, what only lay in the page cache is gone.  Mounting it again replays the
 journal.  It takes root, loop devices and the tools that make file systems.
+
+The mounts are seen by this process and its children alone (a mount namespace of
+their own), and so they vanish with it, however it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import gc
 import os
 import shutil
@@ -46,6 +51,7 @@ SYSTEMS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
 
 PATIENCE: Final = 60.0
 ATTEMPTS: Final = 9
+CLONE_NEWNS: Final = 0x00020000
 
 
 @dataclass
@@ -66,6 +72,7 @@ class Device:
         return os.path.join(self.directory, "image")
 
     def __enter__(self) -> Self:
+        _own_namespace()
         size, make = SYSTEMS[self.system]
         os.makedirs(self.mount, exist_ok=True)
         with open(self._image, "wb") as image:
@@ -128,6 +135,16 @@ def unavailable(system: str, directory: str) -> str | None:
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return None
+
+
+@functools.cache
+def _own_namespace() -> None:
+    """From now on this process mounts for itself. Raises `OSError`."""
+    libc = ctypes.CDLL(None, use_errno=True)  # Python has it from 3.12 on
+    if libc.unshare(CLONE_NEWNS):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    _call("mount", "--make-rprivate", "/")
 
 
 def _call(*command: str) -> None:
