@@ -69,8 +69,9 @@ $(VENV)/stamp-run: pyproject.toml $(BIN)/python
 	@touch $@
 
 # A peer that cannot be installed here is left out of the tables, so the others are tried one by one.
+# What is compiled is compiled anew when its source has changed: an old one would not be used.
 PEERS := lmdb plyvel rocksdict matplotlib
-$(VENV)/stamp-bench: pyproject.toml $(BIN)/python
+$(VENV)/stamp-bench: pyproject.toml $(wildcard setup.py native/*) $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --editable '.[bench]' || { \
 	    $(BIN)/python -m pip install --quiet --editable . && \
 	    for peer in $(PEERS); do $(BIN)/python -m pip install --quiet $$peer || echo "Going on without $$peer."; done; }

@@ -146,7 +146,7 @@ def test_who_takes_part_is_said(raced):
 
 def test_goals_of_plain_python(raced):
     [[head, _rule, *rows]] = sections(raced[0].stdout)["peers plain"]
-    assert head[1:3] == ["cowdb", "sqlite3"]
+    assert head[1:3] == ["cowdb, plain", "sqlite3"]
     goals = {row[0]: row[5] for row in rows}
     assert goals["begin and get"] == ">= 1"
     assert goals["scan forward"] == ">= 0.7"

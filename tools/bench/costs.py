@@ -14,7 +14,8 @@ import harness
 import records
 from charts import chart
 from harness import Options, Section, in_turn, middle
-from stores import KINDS
+from store import Store
+from store_trees import Cowdb, Sqlite
 from worker import form
 from workloads import clock
 
@@ -190,8 +191,8 @@ def share(options: Options) -> Section:
 def writes(options: Options) -> Section:
     """Reads and writes, each in a transaction of its own, beside SQLite, which writes in place and keeps a log."""
     count = base(options)
-    kinds = ["plain", "sqlite3"]
-    opened = {name: KINDS[name](options.directory / f"writes-{name}") for name in kinds}
+    kinds: tuple[type[Store], ...] = (Cowdb, Sqlite)
+    opened = {kind: kind(options.directory / f"writes-{kind.MODULE}") for kind in kinds}
     for store in opened.values():
         store.open(lazy=True)
         for number, length in records.chunks(count):
@@ -202,12 +203,12 @@ def writes(options: Options) -> Section:
     def measure(mix: float, run: int) -> list[float]:
         operations = records.mixture(records.sample(count, 4000, f"{run}-{mix}"), mix, run)
         seconds = {}
-        for name in kinds if run % 2 == 0 else reversed(kinds):
-            store = opened[name]
+        for kind in kinds if run % 2 == 0 else reversed(kinds):
+            store = opened[kind]
             store.mixed(operations[:200])
-            seconds[name] = clock(lambda store=store: store.mixed(operations)) / len(operations)
+            seconds[kind] = clock(lambda store=store: store.mixed(operations)) / len(operations)
             store.settle()
-        return [seconds[name] for name in kinds]
+        return [seconds[kind] for kind in kinds]
 
     try:
         found = in_turn(MIXES, measure, options.runs)
@@ -332,7 +333,7 @@ def _measure_pages(directory: Path, page_size: int, count: int, run: int) -> lis
     keys = records.sample(count, 20_000, run)
     batched = records.replacements(records.sample(count, min(1000, count), f"batch {run}"), run)
     single = records.replacements(records.sample(count, 300, f"single {run}"), run)
-    store = KINDS["plain"](path)
+    store = Cowdb(path)
     store.open(lazy=True)
     store.get(keys)
     get = clock(lambda: store.get(keys)) / len(keys)

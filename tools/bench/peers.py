@@ -262,7 +262,9 @@ def goals(
         "ratio says how many times as fast cowdb is; where it is at most (<=), it is cowdb's time or size by "
         f"{theirs}'s."
     )
-    return Report(name, "cowdb", theirs, "ratio", f"{words} {note}".rstrip(), figures)
+    return Report(
+        name, "cowdb" if ours == "cowdb" else "cowdb, plain", theirs, "ratio", f"{words} {note}".rstrip(), figures
+    )
 
 
 def everything(race: Race, rows: Mapping[str, Row]) -> Section:
@@ -288,7 +290,8 @@ def everything(race: Race, rows: Mapping[str, Row]) -> Section:
             pictures.setdefault(row.chart, {})[row.title] = ratios
     text = (
         f"How many times as fast as {base}, or as small: median of the paired runs, and their spread; above 1 is "
-        f"better than {base}.\n\n" + harness.table(["", base, *others], cells)
+        f"better than {base}. The columns cowdb and plain are the compiled kernel and the one in plain Python.\n\n"
+        + harness.table(["", base, *others], cells)
     )
     drawn = {}
     if charts.available():
