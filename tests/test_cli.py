@@ -194,6 +194,32 @@ def test_a_closed_pipe_ends_it_quietly(path):
     assert err == b""
 
 
+@pytest.mark.parametrize("end", [">&-", "2>&-", ">&- 2>&-", "</dev/null", "<&-"])
+def test_outputs_that_are_closed_do_not_matter(path, end):
+    command = f"{shlex.quote(sys.executable)} -m cowdb info {shlex.quote(str(path))} {end}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_an_output_that_is_full_is_an_error(path):
+    with open("/dev/full", "wb") as full:
+        process = start("pages", path, stdout=full, stderr=subprocess.PIPE)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert err == b"cowdb: the system says: No space left on device\n"
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        assert cow("info", name).code == 3
+    assert cow("info", "").code == 2
+    assert "\udcff" not in cow("info", "\udcff").err
+
+
 def test_ctrl_c_ends_it_quietly(path):
     process = start("watch", path, "--every", "0.05", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for _ in range(3):

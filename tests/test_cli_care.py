@@ -266,6 +266,71 @@ def test_trees_that_lost_their_names_are_saved(made, copy, tmp_path):
     assert all(name.startswith("recovered-") for name in found if name is not None)
 
 
+def test_a_part_of_the_catalog_loses_the_names_in_it_only(tmp_path):
+    path = tmp_path / "a.cowdb"
+    trees = {f"tree{i:03d}": {b"%d" % i: b"x" * i} for i in range(150)}
+    with cowdb.open(path, page_size=SIZE) as db, db.write() as txn:
+        for name, entries in trees.items():
+            txn.tree(name, create=True).update(entries)
+    leaves = pages_of(path, "the catalog", "leaf")
+    assert len(leaves) > 2
+    lost = {slot["key"] for slot in cow_json("page", path, leaves[1]["page"])["slots"]}
+    spoil(path, leaves[1]["page"])
+    found, facts = saved(path, tmp_path / "new", code=1)
+    kept = {name: entries for name, entries in trees.items() if name not in lost}
+    assert {name: entries for name, entries in found.items() if name in trees} == kept
+    again = {}
+    for name, entries in found.items():
+        if name is not None and name not in trees:
+            again |= entries
+    assert again.items() >= {b"%d" % int(name[4:]): b"x" * int(name[4:]) for name in lost}.items()
+    assert facts["without_their_tree"] == len(lost)
+
+
+def test_trees_whose_keys_mix_and_whose_roots_are_lost(tmp_path):
+    path = tmp_path / "a.cowdb"
+    one = {b"%05d" % i: b"one" * 5 for i in range(0, 4000, 2)}
+    two = {b"%05d" % i: b"two" * 5 for i in range(1, 4000, 2)}
+    with cowdb.open(path, page_size=SIZE) as db, db.write() as txn:
+        txn.tree("one", create=True).update(one)
+        txn.tree("two", create=True).update(two)
+    roots = [record["page"] for tree in ("one", "two") for record in pages_of(path, tree, "branch")]
+    assert len(roots) == 2
+    spoil(path, *roots)
+    found, facts = saved(path, tmp_path / "new", code=1)
+    every = {}
+    for entries in found.values():
+        every |= entries
+    assert every == one | two
+    assert facts["lost"] == 0
+    assert facts["without_their_tree"] == 4000
+    assert len(found) < 8
+    assert "recovered-" in cow("recover", path, tmp_path / "new2").out
+
+
+def test_a_damaged_free_list_is_told(tmp_path):
+    path, fragmented = tmp_path / "a.cowdb", tmp_path / "b.cowdb"
+    with cowdb.open(path, page_size=SIZE) as db:
+        with db.write() as txn:
+            txn.update((b"%06d" % i, b"v" * 3000) for i in range(600))
+            txn.update((b"z%06d" % i, b"v" * 3000) for i in range(60))
+        with db.write() as txn:
+            for i in range(0, 600, 2):
+                del txn[b"%06d" % i]
+            txn.delete_range(b"z", None)
+    trees = contents(path)
+    assert cow("surgery", path, fragmented, "--free-list").code == 0
+    leaf = pages_of(fragmented, "the free tree", "leaf")[0]["page"]
+    spoil(fragmented, leaf, pages_of(fragmented, "(main)", "branch")[0]["page"])
+    found, facts = saved(fragmented, tmp_path / "new", code=1)
+    assert found[None].items() <= trees[None].items()
+    assert sum(len(entries) for entries in found.values()) >= len(trees[None])
+    assert any("free list" in remark for remark in facts["remarks"])
+    assert cow("free", fragmented).code == 1
+    assert cow("pages", fragmented).code == 1
+    assert cow("info", fragmented).code == 0
+
+
 def test_without_any_meta_page(made, copy, tmp_path):
     spoil(copy, 0, 1)
     found, facts = saved(copy, tmp_path / "new", code=1)

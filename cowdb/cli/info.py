@@ -147,7 +147,7 @@ def _allocated(path: str) -> int | None:
 def _show(facts: dict[str, Any], out: Output) -> None:
     out.line(facts["path"], "bold")
     if facts["problem"]:
-        out.line(f"  DAMAGED: {facts['problem']}", "bold red")
+        out.line(f"  DAMAGED: {facts['problem'].removeprefix('the file is damaged: ')}", "bold red")
     sizes = size_text(facts["file_size"])
     if facts["allocated_size"] is not None and facts["allocated_size"] < facts["file_size"]:
         sizes += f", of which {size_text(facts['allocated_size'])} on disk (the rest are holes)"

@@ -15,11 +15,12 @@ A file that is no database is found out before anything is made beside it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from cowdb.cli.output import IO_ERROR, CommandError
+from cowdb.cli.output import IO_ERROR, USAGE, CommandError
 from cowdb.errors import CorruptionError, LockTimeoutError, NotADatabaseError
 from cowdb.inspection import State, slots
 from cowdb.recovery import believe
@@ -135,6 +136,8 @@ def sharing(path: str, timeout: float | None = TIMEOUT) -> Iterator[tuple[FileSt
 
 def open_file(path: str) -> FileStorage:
     """The file at `path`, for reading alone."""
+    if not path:
+        raise CommandError("name a database file: the name given is empty", USAGE)
     name = os.path.abspath(path)
     try:
         return FileDisk().open(name, read_only=True)
@@ -142,6 +145,10 @@ def open_file(path: str) -> FileStorage:
         raise CommandError(f"there is no file {path!r}", IO_ERROR) from None
     except IsADirectoryError:
         raise NotADatabaseError(path, "it is a directory; name a file inside it") from None
+    except OSError as error:
+        if error.errno in {errno.EINVAL, errno.ENXIO}:
+            raise NotADatabaseError(path, "it is a pipe, a socket or a device") from None
+        raise
 
 
 def _pinned(words: FileSharing) -> tuple[Meta, int]:

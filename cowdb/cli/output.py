@@ -107,8 +107,8 @@ class Output:
         self.format = format
         self.show = show
         self.quiet = quiet
-        self._stdout = sys.stdout if stdout is None else stdout
-        self._stderr = sys.stderr if stderr is None else stderr
+        self._stdout = stdout or sys.stdout or _nowhere()
+        self._stderr = stderr or sys.stderr or _nowhere()
         for stream in (self._stdout, self._stderr):
             with contextlib.suppress(AttributeError, ValueError):  # a stream that a test put there
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -401,6 +401,11 @@ class _Bar:
 
 
 # ---------------------------------------------------------------- words for numbers
+
+
+def _nowhere() -> TextIO:
+    """Stands for an output that was closed before we began, as in ``cowdb ... >&-``."""
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -118,7 +118,9 @@ def _overflow(source: Source, number: int, checksum: int, size: int) -> dict[str
         found = crc32c(source.read((number + pages) * size, size), found)
         pages += 1
     holds = found == checksum
-    remark = f"a run of {pages} pages" if holds else "no length of the run makes its checksum hold"
+    remark = (
+        f"a run of {pages} page{'' if pages == 1 else 's'}" if holds else "no length of the run makes its checksum hold"
+    )
     return {"checksum_holds": holds, "pages": pages if holds else None, "remark": remark}
 
 

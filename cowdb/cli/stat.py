@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.measure import Measure
 from cowdb.cli.opening import add_path, add_timeout, add_tree, looking, tree_of
-from cowdb.cli.output import FINDINGS, FINE, NOT_A_DATABASE, Column, CommandError
+from cowdb.cli.output import FINDINGS, FINE, Column, CommandError
 from cowdb.errors import CorruptionError
 from cowdb.pagemap import PageMap
 
@@ -85,7 +85,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
 def state_of(look: Look, out: Output) -> State:
     """The state of a file to look at; a note if it is damaged."""
     if look.state is None:
-        raise CommandError(look.problem or "no meta page can be read", NOT_A_DATABASE)
+        raise CommandError(
+            f"{look.problem or 'no meta page can be read'}; cowdb recover finds what is whole without it"
+        )
     if look.problem:
         out.note(f"{look.problem}; shown is the newest meta page that can be read")
     return look.state

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
 from cowdb.cli.opening import looking
-from cowdb.cli.output import NOT_A_DATABASE, CommandError
+from cowdb.cli.output import CommandError
 from cowdb.cli.users import held_by, other_pins
 from cowdb.errors import CorruptionError
 
@@ -56,7 +56,7 @@ class Watch:
         """The facts of this moment, and what happened since the last look."""
         with looking(self._path, self._timeout) as look:
             if look.problem or look.state is None:
-                raise CommandError(look.problem or "no meta page can be read", NOT_A_DATABASE)
+                raise CommandError(look.problem or "no meta page can be read")
             state = look.state
             meta = state.meta
             pins = other_pins(self._path)
