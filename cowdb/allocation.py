@@ -116,8 +116,8 @@ class Allocator:
         if self.max_pages is not None and start + pages > self.max_pages:
             raise FullError(
                 errno.ENOSPC,
-                f"the database would need {start + pages} pages, and max_size allows {self.max_pages}; "
-                "delete something, or open it with a larger max_size",
+                f"the database would need {start + pages} pages, and max_size allows {self.max_pages}; the transaction "
+                "was not committed; delete something, or open it with a larger max_size",
             )
         draft.page_count = start + pages
         return start
@@ -136,7 +136,7 @@ class Allocator:
             raise FullError(
                 errno.ENOSPC,
                 f"the database would leave {left} of its {self.max_pages} pages free, and keeps {spare} to delete "
-                "with; delete something, or open it with a larger max_size",
+                "with; the transaction was not committed; delete something, or open it with a larger max_size",
             )
 
     def _fetch(self, draft: Draft, wanted: int, live: list[int]) -> None:
