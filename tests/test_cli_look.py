@@ -239,3 +239,30 @@ def test_a_snapshot_stays_whole_while_a_writer_goes_on(tmp_path):
                     for j in range(30):
                         txn[b"key:%06d" % ((i * 37 + j * 11) % 900)] = b"changed" * 20
         assert {tree.name: dict(tree.items()) for tree in state.trees()} == trees
+
+
+def test_commands_beside_a_busy_writer_see_no_damage(tmp_path):
+    path = tmp_path / "a.cowdb"
+    sample(path, 600)
+    stop = threading.Event()
+
+    def write():
+        with cowdb.open(path, durability="lazy") as db:
+            count = 0
+            while not stop.is_set():
+                count += 1
+                with db.write() as txn:
+                    txn[b"key:%06d" % (count * 17 % 600)] = b"x" * (count * 131 % 5000)
+                    if count % 20 == 0:
+                        txn.delete_range(b"key:000300", None)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(3):
+            for name in ("info", "stat", "trees", "pages", "tree", "free", "diff", "top", "check"):
+                result = cow(name, path)
+                assert result.code == 0, (name, result)
+    finally:
+        stop.set()
+        thread.join()

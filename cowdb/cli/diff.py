@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
 from cowdb.cli.measure import tree_label
-from cowdb.cli.opening import add_path, add_timeout, looking
+from cowdb.cli.opening import add_path, add_timeout, quiet
 from cowdb.cli.output import FINDINGS, FINE, Column, CommandError, time_text
 from cowdb.errors import CorruptionError
 from cowdb.inspection import State
@@ -37,6 +37,7 @@ Compares the states of the two meta slots: transactions, times and page counts,
 and tree by tree the entries, the pages that the newer state wrote, and those of the
 older one that it let go. Only what differs is read. The pages of an old state may
 be in use again by now; then they cannot be compared, and the remark says so.
+Writers wait meanwhile.
 """
 
 EXAMPLES: Final = (("cowdb diff app.cowdb", "what did the last commit change?"),)
@@ -60,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """See `cowdb.cli`."""
-    with looking(args.file, args.timeout) as look:
+    with quiet(args.file, args.timeout) as look:  # else the meta pages could change under us
         both = [slot for slot in look.slots if slot.meta is not None]
         for slot in look.slots:
             if slot.meta is None and not both:
