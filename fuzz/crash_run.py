@@ -111,6 +111,8 @@ class Workload:
         self.history = History([(0, self.model)])
         self.readers: list[tuple[Any, Model]] = []
         self.words = 0
+        self.wrote = False
+        """Whether this session has begun to write; only then does a clean end make durable what it found."""
         self.db = opened(self.disk, **self.options)
 
     @property
@@ -121,6 +123,7 @@ class Workload:
     def change(self, work: Callable[[Any, Model], None], durability: str = "full") -> None:
         """One transaction; `work` changes it and the model alike."""
         after = {name: dict(tree) for name, tree in self.model.items()}
+        self.wrote = True
         with self.db.write(durability=durability) as transaction:
             work(transaction, after)
             number = self.history.begin(self.now, after)
@@ -183,6 +186,7 @@ class Workload:
 
     def sync(self) -> None:
         """Make all durable."""
+        self.wrote = True
         self.db.sync()
         self.history.promise(self.now)
 
@@ -202,13 +206,18 @@ class Workload:
         while self.readers:
             self.end_reader()
         self.db.close()
-        self.history.promise(self.now)
+        if self.wrote:
+            self.history.promise(self.now)
+        self._open()
+
+    def _open(self) -> None:
         self.db = opened(self.disk, **self.options)
+        self.wrote = False
 
     def kill(self) -> None:
         """The process dies; the page cache survives, and the next process goes on with it."""
         self.finish()
-        self.db = opened(self.disk, **self.options)
+        self._open()
         found = content(self.db)
         assert found == self.model, "a killed process has lost what it had committed"
 
@@ -225,7 +234,7 @@ class Workload:
         finally:
             self.file.failing = False
         self.finish()
-        self.db = opened(self.disk, **self.options)
+        self._open()
         found = content(self.db)
         after = self.history.states[-1][1]
         assert found in (before, after), "after a failed flush there is neither the state before nor the one behind"
@@ -235,6 +244,9 @@ class Workload:
 
     def group(self) -> None:
         """Three threads commit; two of them seal while the first one's flush is in flight, and share the next."""
+        # The flush that is shared is to be a commit's, not that of the recovery before it, which holds the lock.
+        self.db.write().abort()
+        self.wrote = True
         file, mine = self.file, threading.get_ident()
         first_returned = threading.Event()
         pager = self.db._core.pager  # type: ignore[union-attr]
@@ -258,6 +270,7 @@ class Workload:
                 deadline = cowdb_time() + _PATIENCE
                 while len(pager._pending) < waiting and thread.is_alive() and cowdb_time() < deadline:
                     thread.join(0.0002)
+                assert len(pager._pending) >= waiting, "a thread could not seal during the flush of another"
 
             def hold() -> None:
                 if threading.get_ident() != mine:
