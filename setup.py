@@ -16,7 +16,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("memory", "space", "page", "cells", "tree", "path", "changes", "writer", "sealing", "items")
+PARTS = ("memory", "space", "page", "cells", "tree", "path", "changes", "writer", "sealing", "items", "gate")
 BUILD = Path("build", "native", "cowdb")
 
 

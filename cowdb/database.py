@@ -25,13 +25,22 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, overload
 
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.backup import copy_compact, copy_whole
 from cowdb.check import Finding, check
-from cowdb.errors import ClosedError, Error, ForkedError, NotADatabaseError, PoisonedError, ReadOnlyError
+from cowdb.errors import (
+    ClosedError,
+    Error,
+    ForkedError,
+    KeyNotFoundError,
+    NotADatabaseError,
+    PoisonedError,
+    ReadOnlyError,
+)
+from cowdb.kernel import Reader
 from cowdb.meta import Meta
 from cowdb.pager import Pager
 from cowdb.recovery import believe
@@ -53,6 +62,7 @@ LEAST_PAGES: Final = 16
 """Pages of the smallest `max_size`."""
 
 _T = TypeVar("_T")
+_MISSING: Final = object()
 _log: Final = logging.getLogger("cowdb")
 _registry_lock: Final = threading.RLock()
 _cores: dict[tuple[int, ...], _Core] = {}
@@ -162,6 +172,14 @@ class _Core:
         """Called by the garbage collector, at any moment: it must not wait for a lock."""
         if forks == _forks:  # else the words in the lock file are the parent's
             self.pager.gate.leave(snapshot)
+
+
+def _main_tree(snapshot: Snapshot) -> Reader:
+    """What looks into the main tree of a snapshot that is used, for who asks once and needs no transaction."""
+    reader = snapshot.main
+    if reader is None:
+        reader = snapshot.main = Reader(snapshot.space, snapshot.meta.main)
+    return reader
 
 
 class Database:
@@ -366,8 +384,10 @@ class Database:
 
     def __getitem__(self, key: object) -> bytes:
         """The value of `key` in the main tree's newest state; `KeyNotFoundError` if there is none."""
-        with self.read() as snapshot:
-            return snapshot[key]
+        value = self.get(key, _MISSING)
+        if value is _MISSING:
+            raise KeyNotFoundError(key)
+        return cast("bytes", value)
 
     @overload
     def get(self, key: object) -> bytes | None: ...
@@ -375,13 +395,21 @@ class Database:
     def get(self, key: object, default: _T) -> bytes | _T: ...
     def get(self, key: object, default: object = None) -> object:
         """The value of `key` in the main tree's newest state, or `default`."""
-        with self.read() as snapshot:
-            return snapshot.get(key, default)
+        gate = self._live().pager.gate
+        snapshot = gate.begin()
+        try:
+            return _main_tree(snapshot).get(key, default)
+        finally:
+            gate.end(snapshot)
 
     def __contains__(self, key: object) -> bool:
         """True if the main tree's newest state has `key`."""
-        with self.read() as snapshot:
-            return key in snapshot
+        gate = self._live().pager.gate
+        snapshot = gate.begin()
+        try:
+            return key in _main_tree(snapshot)
+        finally:
+            gate.end(snapshot)
 
     def __len__(self) -> int:
         """Number of entries of the main tree's newest state."""

@@ -1,6 +1,6 @@
 """Which form of the page kernel is used: the plain one, or its compiled twin.
 
-    page  space  path  tree  writer  cursor.scan         plain Python, the reference, always here
+    page  space  path  tree  writer  cursor.scan  readers.Gate      plain Python, the reference, always here
                      |
                   kernel  -------->  one form of all of them, for everything above
                      |
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 from cowdb.cursor import scan
 from cowdb.page import Page
 from cowdb.path import Path
+from cowdb.readers import Gate
 from cowdb.space import Space
 from cowdb.tree import Reader
 from cowdb.writer import Changes, Writer
@@ -32,7 +33,7 @@ from cowdb.writer import Changes, Writer
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["FORM", "REASON", "Changes", "Page", "Path", "Reader", "Space", "Writer", "scan"]
+__all__ = ["FORM", "REASON", "Changes", "Gate", "Page", "Path", "Reader", "Space", "Writer", "scan"]
 
 _ROOT: Final = _File(__file__).parent.parent
 
@@ -76,6 +77,7 @@ if _native is None and _wish == "0":
 if not TYPE_CHECKING and _native is not None:
     # For the type checker the plain form speaks for both.
     Changes = _native.Changes
+    Gate = _native.Gate
     Page = _native.Page
     Path = _native.Path
     Reader = _native.Reader

@@ -42,10 +42,9 @@ from cowdb.catalog import name_key
 from cowdb.draft import Draft, Member
 from cowdb.errors import ClosedError, CorruptionError, Error, FullError, PoisonedError, ReadOnlyError
 from cowdb.freelist import coalesce
-from cowdb.kernel import Path, Reader, Space
+from cowdb.kernel import Gate, Path, Reader, Space
 from cowdb.locks import WriterLock
 from cowdb.meta import Meta
-from cowdb.readers import Gate
 from cowdb.recovery import reassert, take_over
 from cowdb.space import BIRTH_MASK
 from cowdb.stats import Stats

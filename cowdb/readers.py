@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cowdb.meta import Meta
     from cowdb.sharing import Sharing
     from cowdb.space import Space
+    from cowdb.tree import Reader
 
 __all__ = ["Gate", "Snapshot"]
 
@@ -39,13 +40,16 @@ _PATIENCE: Final = 10_000
 class Snapshot:
     """One committed state and the mapping of the file that covers it."""
 
-    __slots__ = ("meta", "pin", "space", "users", "word")
+    __slots__ = ("main", "meta", "pin", "space", "users", "word")
+
+    main: Reader | None
 
     def __init__(self, meta: Meta, space: Space, word: int) -> None:
         self.meta = meta
         self.space = space
         self.users = 0
         self.word = word  # what says in the shared words that this one is published
+        self.main = None  # looks into the main tree, for who asks once and needs no transaction; made when needed
         self.pin = 0  # what tells other processes that it is used, while it is
 
 

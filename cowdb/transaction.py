@@ -43,14 +43,16 @@ class Transaction(Tree):
     Any thread may use it.  `id` is the transaction that wrote this state.
     """
 
-    __slots__ = ("__weakref__", "_catalog", "_gate", "_meta", "_snapshot", "_trees")
+    __slots__ = ("__weakref__", "_gate", "_meta", "_names", "_snapshot", "_trees")
 
     def __init__(self, snapshot: Snapshot, pin: Callable[[], Any], gate: Gate) -> None:
         """`gate` is told once, when the transaction ends, that `snapshot` has a user less."""
-        super().__init__(snapshot.space, snapshot.meta.main, pin)
+        meta = snapshot.meta
+        Reader.__init__(self, snapshot.space, meta.main)
+        self._pin = pin
         self._snapshot = snapshot
-        self._meta = snapshot.meta
-        self._catalog = Reader(snapshot.space, snapshot.meta.catalog)
+        self._meta = meta
+        self._names: Reader | None = None
         self._trees: dict[str, Tree] = {}
         self._gate: Gate | None = gate
 
@@ -71,7 +73,7 @@ class Transaction(Tree):
             raise TypeError("a read transaction creates nothing; use write()")
         tree = self._trees.get(name)
         if tree is None:
-            descriptor = find_tree(self._catalog, name, self._meta)
+            descriptor = find_tree(self._catalog(), name, self._meta)
             if descriptor is None:
                 raise KeyNotFoundError(name)
             tree = self._trees[name] = Tree(space, descriptor, self._pin)
@@ -79,7 +81,15 @@ class Transaction(Tree):
 
     def trees(self) -> list[str]:
         """The names of the named trees, in the order of their UTF-8. O(trees)."""
-        return tree_names(list(scan(self._catalog, KEYS, None, None)))
+        return tree_names(list(scan(self._catalog(), KEYS, None, None)))
+
+    def _catalog(self) -> Reader:
+        """The catalog's tree, made when it is first asked for: most reads never do."""
+        space = self.open_space()
+        names = self._names
+        if names is None:
+            names = self._names = Reader(space, self._meta.catalog)
+        return names
 
     def close(self) -> None:
         """End the transaction; its trees and cursors refuse from then on. Harmless when repeated."""
@@ -96,7 +106,10 @@ class Transaction(Tree):
         self._let_go(FORKED)
 
     def _let_go(self, space: Space | None) -> None:
-        for tree in (self, self._catalog, *self._trees.values()):
+        self.space = space
+        if self._names is not None:
+            self._names.space = space
+        for tree in self._trees.values():
             tree.space = space
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ from native.page import *
 
 
 @cython.final
+@cython.no_gc_clear
 @cython.cclass
 class Cells:
     """Entries of pages of `size` bytes at `level`."""

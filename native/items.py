@@ -44,6 +44,7 @@ def scan(
 
 
 @cython.final
+@cython.no_gc_clear
 @cython.cclass
 class Items:
     """An iterator over a range; made by `scan`."""

@@ -31,6 +31,27 @@ static inline uint64_t head_of(const unsigned char *key, ptrdiff_t length)
     return head;
 }
 
+/* Words that other threads and processes look at. */
+#if defined(__GNUC__)
+static inline uint64_t load_acquire(const uint64_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+static inline void store_release(uint64_t *at, uint64_t v) { __atomic_store_n(at, v, __ATOMIC_RELEASE); }
+static inline void fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+#else
+#include <stdatomic.h>
+static inline uint64_t load_acquire(const uint64_t *at)
+{
+    uint64_t v = *(volatile const uint64_t *)at;
+    atomic_thread_fence(memory_order_acquire);
+    return v;
+}
+static inline void store_release(uint64_t *at, uint64_t v)
+{
+    atomic_thread_fence(memory_order_release);
+    *(volatile uint64_t *)at = v;
+}
+static inline void fence(void) { atomic_thread_fence(memory_order_seq_cst); }
+#endif
+
 static inline uint64_t big_endian(uint64_t v)
 {
 #if defined(__GNUC__)

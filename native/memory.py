@@ -45,9 +45,14 @@ def crc32c(data, value: u32 = 0, *, portable: cython.bint = False):
 
 
 @cython.final
+@cython.no_gc
 @cython.cclass
 class Window:
-    """A pinned buffer: its bytes stay where they are while this lives."""
+    """A pinned buffer: its bytes stay where they are while this lives.
+
+    The garbage collector has nothing to do here, and must not let the buffer go before its time: what is pinned refers
+    to nobody.  For the same reason it clears nothing that holds a pointer and the window that it points into.
+    """
 
     data = cython.declare(object, visibility="readonly")
     at = cython.declare(Bytes)

@@ -11,6 +11,7 @@ from native.memory import *
 
 
 @cython.final
+@cython.no_gc_clear
 @cython.cclass
 class Page:
     """A branch or leaf; see `cowdb.page.Page`, whose names these are."""

@@ -11,6 +11,7 @@ from native.memory import *
 
 
 @cython.final
+@cython.no_gc_clear
 @cython.cclass
 class Space:
     """A mapping of the whole file with its verified births, shared by all trees that look into it."""

@@ -6,6 +6,7 @@ skipped where the compiled one was not built.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import subprocess
@@ -392,6 +393,24 @@ def test_a_buffer_stays_as_long_as_it_is_looked_at():
     twin.writer.put(b"a", b"b")
     with pytest.raises(BufferError):
         twin.writer.page.data.clear()
+
+
+def test_the_garbage_collector_lets_no_buffer_go_before_its_time(capfd):
+    for _ in range(3):
+        twin = Twin(native)
+        twin.writer.update([(b"%05d" % number, b"v" * 50) for number in range(2000)])
+        twin.commit()
+        twin.writer.put(b"00700", b"w")
+        found = native.Path(twin.writer)
+        found.seek(b"01000")
+        items = native.scan(twin.writer, 2, None, None)
+        next(items)
+        cycle = [twin, twin.writer.page, found, items, found.leaf, twin.space]
+        cycle.append(cycle)
+        twin.changes.spill = cycle
+        del cycle, twin, found, items
+        gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("cls", [native.Reader, native.Writer])
