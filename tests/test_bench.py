@@ -183,6 +183,38 @@ def test_a_store_that_dies_does_not_end_the_run(bench, tmp_path):
     assert race.failures[0].startswith("sqlite3 failed in get: its process ")
 
 
+def test_a_workload_that_fails_leaves_nothing_half_done(bench, tmp_path):
+    (tmp_path / "base-100").write_bytes(b"somebody else's")
+    work = bench("workloads").Bench(bench("store_trees").Cowdb, tmp_path, 10, full=False)
+    with work.base().batch() as batch:
+        batch.delete(bench("records").sample(10, 5, "some"))
+    assert work.base().scan(reverse=False) == 5
+    work.start_over()
+    assert work.base().scan(reverse=False) == 10
+    work.start_over()
+    assert [path.name for path in tmp_path.iterdir()] == ["base-100"]
+
+
+def test_the_files_of_a_store_are_those_with_its_name(bench, tmp_path):
+    for name in ("base-10", "base-10-lock", "base-100", "base-1"):
+        (tmp_path / name).write_bytes(b"12345")
+    store = bench("store_trees").Cowdb(tmp_path / "base-10")
+    assert store.size() == 10
+    store.remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base-1", "base-100"]
+
+
+def test_a_worker_stays_in_a_directory_of_its_own(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "precious").write_bytes(b"")
+    command = [sys.executable, str(RUN.with_name("worker.py")), "sqlite3", str(tmp_path), "3", "-"]
+    tasks = '{"workload": "large_8k", "run": 0}\n{"workload": "nonsense", "run": 0}\n'
+    done = subprocess.run(command, input=tasks, capture_output=True, text=True, check=True)
+    assert [line.split('"')[1] for line in done.stdout.splitlines()] == ["version", "values", "error"]
+    assert (tmp_path / "large" / "precious").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cowdb-bench-sqlite3", "large"]
+
+
 class Finding:
     """A worker that finds what it is told to find."""
 

@@ -153,9 +153,7 @@ class Race:
                 worker.end()
 
     def _worker(self, name: str) -> Worker:
-        directory = self.options.directory / f"peers-{name}"
-        directory.mkdir(exist_ok=True)
-        return Worker(name, directory, self.records, full=self.options.full)
+        return Worker(name, self.options.directory, self.records, full=self.options.full)
 
     def end(self) -> None:
         """End all of them."""

@@ -74,10 +74,11 @@ class Store:
         raise NotImplementedError
 
     def files(self) -> list[Path]:
-        """Its files: all that begin with its name, or lie in its directory."""
+        """Its files: those with its name, alone or with an ending such as -lock, or all in its directory."""
         if self.path.is_dir():
             return [path for path in self.path.rglob("*") if path.is_file()]
-        return [path for path in self.path.parent.iterdir() if path.name.startswith(self.path.name)]
+        name = self.path.name
+        return [each for each in self.path.parent.iterdir() if each.name == name or each.name.startswith(name + "-")]
 
     def size(self) -> int:
         """The length of all its files in bytes."""

@@ -3,7 +3,11 @@
     {"workload": "get", "run": 3}  -->  {"values": {"get": 1.2e-06}, "found": 100000}
                                         or {"error": "OSError: ..."}
 
-cowdb is in two of these processes: the form of its kernel is chosen when it is imported.
+cowdb is in two of these processes: the form of its kernel is chosen when it is imported.  By hand it serves to look
+into one line of the table; it works in DIRECTORY/cowdb-bench-plain and leaves that behind:
+
+    echo '{"workload": "begin_get", "run": 0}' |
+        COWDB_PURE=1 python -m cProfile -s tottime worker.py plain DIRECTORY 100000 -
 """
 
 from __future__ import annotations
@@ -55,7 +59,10 @@ def main() -> None:
     print(json.dumps(greeting), file=answers, flush=True)
     if "missing" in greeting:
         return
-    bench = Bench(KINDS[name], Path(directory), int(records), full == "full")
+    # A directory of our own: the workloads make and remove files and would not ask whose they are.
+    own = Path(directory) / f"cowdb-bench-{name}"
+    own.mkdir(exist_ok=True)
+    bench = Bench(KINDS[name], own, int(records), full == "full")
     known = workloads(bench.records)
     for line in sys.stdin:
         task = json.loads(line)
@@ -69,6 +76,7 @@ def main() -> None:
             answer: dict[str, Any] = {"values": values, "found": found}
         except Exception as error:  # noqa: BLE001 - whatever a peer raises, the others go on
             traceback.print_exc()
+            bench.start_over()
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
     bench.release()

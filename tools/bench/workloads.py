@@ -9,6 +9,7 @@ all stores: one that skips its work would be quick.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -41,6 +42,7 @@ class Bench:
     run: int = 0
     opened: tuple[Store, int, bool] | None = None
     warm: set[str] = dataclasses.field(default_factory=set)
+    made: list[Store] = dataclasses.field(default_factory=list)
 
     def base(self, count: int | None = None, *, lazy: bool = False) -> Store:
         """The store with `count` records, open; it stays open, so that its caches stay warm."""
@@ -49,9 +51,10 @@ class Bench:
             return self.opened[0]
         self.release()
         store = self.kind(self.directory / f"base-{count}")
-        made = store.path.exists()
+        there = store.path.exists()
+        self.made.append(store)
         store.open(lazy=lazy)
-        if not made:
+        if not there:
             for number, length in records.chunks(count):
                 with store.batch() as batch:
                     batch.put(records.pairs(number, length))
@@ -66,9 +69,19 @@ class Bench:
             self.opened[0].close()
             self.opened = None
 
+    def start_over(self) -> None:
+        """After a failure: nobody knows what is in the stores that were made here, so they go, and nothing else."""
+        with contextlib.suppress(Exception):
+            self.release()
+        self.opened = None
+        for store in self.made:
+            store.remove()
+        self.made.clear()
+
     def fresh(self, name: str, *, lazy: bool = False) -> Store:
         """A new, empty store, open."""
         store = self.kind(self.directory / name)
+        self.made.append(store)
         if store.path.exists():
             store.remove()
         store.open(lazy=lazy)
