@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import struct
+import sys
 import tracemalloc
 
 import pytest
@@ -270,3 +271,58 @@ def test_a_scan_holds_one_large_value_at_a_time(reverse, writing):
         assert peak < 6 * length
         assert sorted(map(len, some)) == ([1, 1, length] if reverse else [1, length, length])
     vanish(db)
+
+
+# ---------------------------------------------------------------- interrupts and no memory
+
+
+class StruckError(MemoryError):
+    """What comes out of nowhere."""
+
+
+def strike(act, place, module, function):
+    """Call `act`, and raise at line number `place` of those that it runs through in a function; whether it got there."""
+    lines = itertools.count()
+
+    def trace(frame, event, _argument):
+        if frame.f_code.co_name != function or not frame.f_code.co_filename.endswith(module):
+            return None
+        if event == "line" and next(lines) == place:
+            sys.settrace(None)
+            raise StruckError
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    except StruckError:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("durability", ["full", "lazy"])
+def test_a_commit_that_is_interrupted_at_any_line_leaves_its_free_list_to_nobody(durability):
+    """No memory for one integer, behind "the free list is not the draft's any more" and before that list's new base: the
+    next transaction took its pages from the free list of a commit that never was, and pages were free twice."""
+    for place in itertools.count():
+        db = opened(MemoryDisk())
+        for number in range(4):
+            with db.write() as transaction:
+                transaction.update((b"%04d" % key, bytes([number]) * 90) for key in range(number, 200, 4))
+        transaction = db.write(durability=durability)
+        transaction.update((b"%04d" % key, b"struck") for key in range(0, 200, 20))
+        struck = strike(transaction.commit, place, "pager.py", "commit")
+        try:
+            for number in range(3):
+                with db.write(timeout=1) as after:
+                    after[b"next"] = b"%d" % number * 3000
+                assert db.check() == []
+        except cowdb.PoisonedError:
+            pass
+        vanish(db)
+        if not struck:
+            assert place > 30
+            return
