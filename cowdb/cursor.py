@@ -117,8 +117,10 @@ def _batches(
     for leaf, first, last in _leaves(tree, low, high, reverse=reverse):
         if kind == KEYS:
             batch: list[Any] = leaf.keys(first, last, size)
+            tree.open_space()  # closed by another thread meanwhile, the leaf may be another by now
         else:
             batch = leaf.items(first, last, size, postpone)
+            tree.open_space()
             if large:
                 if reverse:
                     batch.reverse()
@@ -191,12 +193,10 @@ class Cursor:
         return tree.version
 
     def _settle(self, path: Path, *, found: bool) -> bool:
-        if found:
-            self._path = path
-            self._version = self._now()
-            self._key = path.leaf.key(path.index)
-        else:
-            self._path = self._key = None
+        key = path.leaf.key(path.index) if found else None
+        self._version = self._now()  # after the look, see `tree.Reader`
+        self._path = path if found else None
+        self._key = key
         return found
 
     def _stay(self, key: bytes | None) -> NoReturn:

@@ -68,6 +68,9 @@ class Reader:
     `bits` is the packed reference to the root, `depth` the number of levels
     (0: the tree is empty).  `page` is the dirty root of a tree that is being
     changed, and None here.  After `close` every use raises `ClosedError`.
+
+    Another thread may close it at any moment, and then the pages may be written
+    again.  So what was read is believed only if the tree is still open after it.
     """
 
     __slots__ = ("bits", "depth", "page", "space")
@@ -215,12 +218,14 @@ class Reader:
             self.open_space()
             return None
         found = self.locate(key, bits, level)
+        data = self.open_space().data
         if found is None:
             return None
         cell, payload = found
-        data = self.open_space().data
         info = data[cell] | data[cell + 1] << 8
-        return info, data[payload : payload + (info & _LENGTH_MASK)]
+        hit = info, data[payload : payload + (info & _LENGTH_MASK)]
+        self.open_space()
+        return hit
 
     @overload
     def get(self, key: object, /) -> bytes | None: ...
@@ -236,14 +241,17 @@ class Reader:
             hit = self.find(key)
             return default if hit is None else self.value(*hit)
         found = self.locate(key, self.bits, self.depth - 1)
+        data = self.open_space().data
         if found is None:
             return default
         cell, payload = found
-        data = self.open_space().data
         info = data[cell] | data[cell + 1] << 8
-        if info <= _LENGTH_MASK:
-            return data[payload : payload + info]
-        return self.value(info, data[payload : payload + _REFERENCE_SIZE])
+        if info > _LENGTH_MASK:
+            return self.value(info, data[payload : payload + _REFERENCE_SIZE])
+        value = data[payload : payload + info]
+        if self.space is None:
+            self.open_space()
+        return value
 
     def value(self, info: int, payload: bytes) -> bytes:
         """The value that a leaf entry's kind and payload stand for. O(its length)."""
@@ -258,7 +266,9 @@ class Reader:
         """The value behind the packed reference of an overflow run."""
         space = self.open_space()
         offset, length = space.overflow(raw)
-        return bytes(space.data[offset : offset + length])
+        value = bytes(space.data[offset : offset + length])
+        self.open_space()
+        return value
 
     def __contains__(self, key: object, /) -> bool:
         """True if there is such a key. O(log n)."""
@@ -287,12 +297,16 @@ class Reader:
             index = page.child_index(key)
             total += page.count_before(index)
             page = self.child(page, index)
-        return total + page.lower_bound(key)
+        total += page.lower_bound(key)
+        self.open_space()
+        return total
 
     def entry(self, path: Path) -> tuple[bytes, bytes]:
         """Key and value at `path`."""
         leaf = path.leaf
-        return leaf.key(path.index), self.value(*leaf.payload(path.index))
+        found = leaf.key(path.index), self.value(*leaf.payload(path.index))
+        self.open_space()
+        return found
 
     def path(self) -> Path:
         """A path that leads nowhere yet. O(1)."""

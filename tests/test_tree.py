@@ -12,7 +12,10 @@ from kernel import Kernel, audit, far_items, met, numbered
 from sortedcontainers import SortedDict
 
 import cowdb
+from cowdb import cursor as plain_cursor
 from cowdb import format as fmt
+from cowdb import space as plain_space
+from cowdb import tree as plain
 from cowdb.checksum import crc32c
 from cowdb.database import open_on
 from cowdb.errors import ClosedError, CorruptionError
@@ -178,6 +181,93 @@ def test_a_closed_reader_refuses(items):
     ):
         with pytest.raises(ClosedError):
             call()
+
+
+class Watched:
+    """The bytes of a mapping; after every look at them, `then` is called."""
+
+    def __init__(self, data, then):
+        self.data = data
+        self.then = then
+
+    def __getitem__(self, where):
+        found = self.data[where]
+        self.then()
+        return found
+
+
+def plain_tree():
+    """A clean tree of the plain form, of several leaves with large values among the small ones, all pages met."""
+    kernel = Kernel()
+    kernel.put([(b"key %03d" % number, b"v" * (5000 if number % 40 == 7 else 20)) for number in range(200)])
+    tree = plain.Reader(plain_space.Space(bytes(kernel.image), kernel.page_size), kernel.descriptor)
+    assert len(list(plain_cursor.scan(tree, plain_cursor.ITEMS, None, None))) == 200
+    return tree
+
+
+QUESTIONS = {
+    "get": lambda tree: tree.get(b"key 100"),
+    "get large": lambda tree: tree.get(b"key 047"),
+    "get nothing": lambda tree: tree.get(b"key 1000", b"nothing"),
+    "find": lambda tree: tree.find(b"key 100"),
+    "in": lambda tree: b"key 1000" in tree,
+    "rank": lambda tree: tree.rank(b"key 150"),
+    "select": lambda tree: tree.select(60),
+    "floor": lambda tree: tree.floor(b"key 0071"),
+    "ceiling": lambda tree: tree.ceiling(b"key 0071"),
+    "edge": lambda tree: tree.edge(last=True),
+    "keys": lambda tree: list(plain_cursor.scan(tree, plain_cursor.KEYS, b"key 190", None)),
+    "values": lambda tree: list(plain_cursor.scan(tree, plain_cursor.VALUES, b"key 040", b"key 050")),
+    "items back": lambda tree: list(plain_cursor.scan(tree, plain_cursor.ITEMS, b"key 1", b"key 12", reverse=True)),
+    "cursor": lambda tree: cursor_walk(plain_cursor.Cursor(tree)),
+}
+
+
+def cursor_walk(cursor):
+    found = []
+    cursor.seek(b"key 005")
+    for _ in range(4):
+        found.append(cursor.item)
+        cursor.next()
+    cursor.seek_exact(b"key 1000")
+    cursor.prev()
+    return found, cursor.key
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_what_is_read_while_another_thread_closes_is_not_believed(question):
+    """The story: a thread was inside `get` while another one closed the database.
+
+    The snapshot was let go, a third process used its pages again, and the first thread gave out what lay there then.
+    (The compiled form keeps other threads out during a call.)
+    """
+    ask = QUESTIONS[question]
+    answer = ask(plain_tree())
+    looks = 0
+    while True:
+        tree = plain_tree()
+        space = tree.open_space()
+        left = looks
+
+        def then(tree=tree):
+            nonlocal left
+            if not left:
+                tree.close()
+            left -= 1
+
+        space.data = Watched(space.data, then)
+        if ask_and_tell(ask, tree) == answer:
+            break
+        looks += 1
+    assert left >= 0, "an answer came although the tree was closed meanwhile"
+    assert looks >= 2
+
+
+def ask_and_tell(ask, tree):
+    try:
+        return ask(tree)
+    except ClosedError as error:
+        return error
 
 
 # ---------------------------------------------------------------- damage
