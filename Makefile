@@ -25,12 +25,20 @@ help: ## what can be made
 demo: $(VENV)/stamp-run ## show what cowdb does: load, look up, snapshots, kill -9
 	@$(BIN)/python tools/demo.py $(DEMO_ARGS)
 
+# Coverage is of the plain kernel. What concerns the kernel is run again with the compiled one, if it could be built.
+TWICE := tree path cursor writer views transaction catalog pager database readers interleavings corruption machine
+
 .PHONY: test
 test: $(VENV)/stamp-test ## run the tests, with coverage
-	HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
+	COWDB_PURE=1 HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --cov --cov-report= --cov-fail-under=0 $(PYTEST_ARGS)
 	@rm -f .coverage.* # half written by children that were killed
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include=$(COVERED) --fail-under=100
+	@if $(BIN)/python -c 'import sys; from cowdb import kernel; sys.exit(kernel.FORM != "compiled")'; then \
+	    echo "== once more, with the compiled kernel"; \
+	    COWDB_PURE=0 HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-ci} $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 \
+	        $(TWICE:%=tests/test_%.py) $(PYTEST_ARGS); \
+	fi
 
 .PHONY: lint
 lint: $(VENV)/stamp-dev ## style, types and the order of the layers
@@ -57,14 +65,15 @@ fuzz: $(VENV)/stamp-fuzz ## try to lose data, in every way we know: make fuzz FU
 
 .PHONY: clean
 clean: ## throw away the environment and all that was made
-	rm -rf $(VENV) build dist cowdb.egg-info .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf cowdb/_kernel*.so $(VENV) build dist cowdb.egg-info .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find cowdb fuzz tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------- the environment
 
-# Installed anew only when pyproject.toml changes; the source itself is used in place.
+# Installed anew only when pyproject.toml changes, or what is compiled (an old one would not be used); the source
+# itself is used in place.
 
-$(VENV)/stamp-run: pyproject.toml $(BIN)/python
+$(VENV)/stamp-run: pyproject.toml $(wildcard setup.py native/*) $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
@@ -81,7 +90,7 @@ $(VENV)/stamp-fuzz: pyproject.toml $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	@touch $@ $(VENV)/stamp-run
 
-$(VENV)/stamp-test: pyproject.toml $(BIN)/python
+$(VENV)/stamp-test: pyproject.toml $(wildcard setup.py native/*) $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/stamp-run
 

@@ -63,9 +63,11 @@ def extensions() -> list[Extension]:
         [str(BUILD / "_kernel.py")],
         include_dirs=[str(BUILD)],
         extra_compile_args=[] if sys.platform == "win32" else ["-O2"],
-        optional=True,
     )
-    return cythonize([kernel], quiet=True, include_path=[str(BUILD.parent)])
+    made: list[Extension] = cythonize([kernel], quiet=True, include_path=[str(BUILD.parent)])
+    for extension in made:
+        extension.optional = True  # a failure to compile is a warning; Cython forgets this if it is said before
+    return made
 
 
 if __name__ == "__main__":
