@@ -300,13 +300,14 @@ class Database:
         `ReadOnlyError`, `PoisonedError`, and `Error` at once if this thread has a
         write transaction open.
         """
-        self._live()
+        core = self._live()
         if self._read_only:
             raise ReadOnlyError(errno.EROFS, f"{self._path!r} was opened with read_only=True")
         lazy = _is_lazy(self._durability if durability is None else durability)
-        with self._staying() as core:
+        pager = core.pager
+        pager.gate.enter()  # whoever closes this handle meanwhile, the file stays open
+        try:
             self._refuse_another_file(core)
-            pager = core.pager
             pager.lock(self._lock_timeout if timeout is None else timeout)
             self._writing = threading.current_thread()
             try:
@@ -322,6 +323,8 @@ class Database:
                 self._writing = None
                 pager.finish(draft)
                 raise
+        finally:
+            pager.gate.exit()
         forks = _forks
 
         def hand_on() -> None:

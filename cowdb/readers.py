@@ -179,14 +179,23 @@ class Gate:
     @contextlib.contextmanager
     def guest(self) -> Iterator[None]:
         """Be at work on the file, which is not closed meanwhile; `ClosedError` if the gate is shut."""
-        with self._lock:
-            self._refuse_if_shut()
-            self._guests += 1
+        self.enter()
         try:
             yield
         finally:
-            with self._lock:
-                self._guests -= 1
+            self.exit()
+
+    def enter(self) -> None:
+        """Be a guest until `exit`; `ClosedError` if the gate is shut."""
+        with self._lock:
+            self._refuse_if_shut()
+            self._guests += 1
+
+    def exit(self) -> None:
+        """Be a guest no longer."""
+        with self._lock:
+            self._guests -= 1
+        if self._left or self.when_idle is not None:
             self._settle()
 
     def publish(self, meta: Meta, raw: bytes, space: Space) -> None:
