@@ -116,6 +116,7 @@ class Search:
         self._seen: set[Hashable] = set()
         self.most_runs = most_runs
         self._left = 0
+        self._was_sampled = False
 
     # ------------------------------------------------------------ traces
 
@@ -155,9 +156,11 @@ class Search:
                 self._seen.clear()
             self._seen.add(key)
             self.counts.moments += 1
-            # What could be there before this step still can be, and was counted; a flush only takes away.
-            self.counts.states += max(0, counted - before) if index > first or not first else counted
             trouble = self.explore(doubt.situation(), allowed, mode, depth)
+            # What could be there before this step still can be, and was counted; a flush only takes away. Where
+            # only samples were judged, nothing counts.
+            if not self._was_sampled:
+                self.counts.states += max(0, counted - before) if index > first or not first else counted
             if trouble is not None:
                 (_, choice), *more = trouble.places
                 return Trouble(((index, choice), *more), trouble.story)
@@ -187,9 +190,11 @@ class Search:
         if isinstance(root, _Run):
             self._root = root = _split(root)
         trouble = self._walk(root, situation, {}, allowed, mode, depth)
-        if trouble is None and self._left <= 0:
+        sampled = self._left <= 0
+        if trouble is None and sampled:
             self.counts.sampled += 1
             trouble = self._sample(root, situation, allowed, mode, depth)
+        self._was_sampled = sampled  # behind all second crashes, which have set it for themselves
         return trouble
 
     def _sample(
