@@ -249,8 +249,16 @@ def machine(directory: Path) -> str:
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return (
         f"Measured on {processor()}, {os.cpu_count()} cores, {memory()}, {filesystem(directory)}, {system}, {python}, "
-        f"cowdb {cowdb.__version__}."
+        f"cowdb {cowdb.__version__}{load()}."
     )
+
+
+def load() -> str:
+    """What else the machine does: its load, before anything is measured."""
+    try:
+        return f"; the load average was {os.getloadavg()[0]:.1f} when it began"
+    except (AttributeError, OSError):
+        return ""
 
 
 def processor() -> str:
