@@ -33,18 +33,20 @@ import itertools
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.allocation import Allocator, blocker, spare_pages
 from cowdb.catalog import name_key
 from cowdb.draft import Draft, Member
-from cowdb.errors import ClosedError, CorruptionError, Error, FullError, PoisonedError, ReadOnlyError
+from cowdb.errors import ClosedError, CorruptionError, Error, PoisonedError, ReadOnlyError
+from cowdb.extent import LEAST_GROWTH, Extent
 from cowdb.freelist import coalesce
-from cowdb.kernel import Gate, Path, Reader, Space
+from cowdb.kernel import Gate, Path, Reader
 from cowdb.locks import WriterLock
 from cowdb.meta import Meta
+from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
 from cowdb.recovery import reassert, take_over
 from cowdb.space import BIRTH_MASK
 from cowdb.stats import Stats
@@ -57,17 +59,6 @@ if TYPE_CHECKING:
     from cowdb.storage import Storage
 
 __all__ = ["Pager"]
-
-GROWTH_LIMIT: Final = 1 << 30
-"""The file grows by at most this many bytes more than it needs."""
-
-LEAST_GROWTH: Final = 8
-"""... and by at least this many pages."""
-
-_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_COMMITTED: Final = "the transaction was not committed"
-_UNKNOWN: Final = "whether the newest transaction holds is unknown until the database is closed and opened again"
-_NOTHING_LOST: Final = "every transaction was durable before, nothing is lost"
 
 
 class Pager:
@@ -95,14 +86,14 @@ class Pager:
         self.words = sharing
         self.writer_lock = WriterLock()
         self.failpoint: Callable[[str], None] = _no_failpoint
-        self._verify = verify
-        self.gate = Gate(sharing, self._space_for)
+        self.poison = Poison()
+        self.extent = Extent(storage, self.poison, verify=verify)
+        self.gate = Gate(sharing, self.extent.cover)
         meta = self.gate.current.meta
+        self.extent.begin(meta, max_size)
         self.page_size: int = meta.page_size
-        self.max_pages = None if max_size is None else max_size // meta.page_size
-        self._file_pages = storage.size() // self.page_size
         self.next_transaction: int = _next_id(meta.transaction)
-        self.allocator = Allocator(self.page_size, self.max_pages)
+        self.allocator = Allocator(self.page_size, self.extent.max_pages)
         self._closed = False
         self._has_turn = False  # this process may write (it holds the lock between processes)
         self._fresh_turn = False  # ... and has not looked yet how the one before it left the file
@@ -111,11 +102,9 @@ class Pager:
         self._pending: list[Member] = []  # sealed, not durable yet
         self._in_flight: list[Member] = []  # being flushed
         self._durable_pages = meta.page_count
-        self._backed = meta.page_count  # pages from the start of the file that have blocks of the disk
         self._unsynced = 0
         self._page_writes = 0  # how often pages were written
         self._settled = (-1, 0)  # the state that this process has committed, and how often it had written pages
-        self._poison: str | None = None
         self._commits = self._pages_written = self._bytes_written = self._flushes = 0
         self._copied = self._operations = 0
         self._last_pages = self._last_flushes = 0
@@ -185,7 +174,7 @@ class Pager:
         """Let the next one write. A finalizer may call it: it waits for nothing."""
         try:
             if self._has_turn and not self._pending and not self._in_flight:
-                if not self.storage.read_only and self._poison is None and self.words.durable is not None:
+                if not self.storage.read_only and self.poison.reason is None and self.words.durable is not None:
                     self._cut_file()
                 self._give_turn()
         finally:
@@ -196,7 +185,7 @@ class Pager:
 
     def _give_turn(self) -> None:
         """Let another process write: QUIET, unless something failed here (P2)."""
-        if self._poison is None and not self._fresh_turn:
+        if self.poison.reason is None and not self._fresh_turn:
             self.words.busy = False
         self._has_turn = False
         self.words.unlock_writer()
@@ -208,7 +197,7 @@ class Pager:
         """
         if self.storage.read_only:
             raise ReadOnlyError(errno.EROFS, "the database was opened read-only")
-        self._refuse_if_poisoned()
+        self.poison.refuse()
         if self._fresh_turn:
             self._recover()
         with self._group:
@@ -221,7 +210,7 @@ class Pager:
         allocator = self.allocator
         if allocator.base != meta.transaction:
             # Another process has written since, or nobody yet.
-            self._file_pages = self.storage.size() // self.page_size
+            self.extent.look()
             self._durable_pages = max(self._durable_pages, meta.page_count)
             self.next_transaction = max(self.next_transaction, _next_id(meta.transaction))
         if self.next_transaction > fmt.MAX_U48:
@@ -241,12 +230,6 @@ class Pager:
         if not draft.handed_on:
             self.unlock()
 
-    def _refuse_if_poisoned(self) -> None:
-        if self._poison is not None:
-            raise PoisonedError(
-                errno.EIO, f"writing has stopped because {self._poison}; close the database and open it again"
-            )
-
     def _recover(self) -> None:
         """Make the state certain if nobody has in this session, or if a writer did not end cleanly (P3)."""
         words = self.words
@@ -261,15 +244,15 @@ class Pager:
         except CorruptionError:
             raise
         except OSError as error:
-            self._fail("re-asserting the state of the file", error)
+            self.poison.fail("re-asserting the state of the file", error)
         self._flushes += 1
         meta = state.meta
         words.durable = (meta.transaction, state.slot)
         self._durable_pages = meta.page_count
-        self._file_pages = self.storage.size() // self.page_size
+        self.extent.look()
         if meta.transaction != published.meta.transaction:
             # A writer died between its meta and its publishing.
-            space = self._space_for(meta, published.space)
+            space = self.extent.cover(meta, published.space)
             self.gate.publish(meta, meta_page.encode(meta, state.slot), space)
         self._fresh_turn = False
 
@@ -282,7 +265,7 @@ class Pager:
         flush.  Raises `FullError` (not committed), or `OSError` with the state unknown
         until the file is opened again; then the writer is poisoned.
         """
-        self._refuse_if_poisoned()
+        self.poison.refuse()
         changes = draft.changes
         if changes.torn:
             raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
@@ -340,7 +323,7 @@ class Pager:
         self.failpoint("extend")
         self._extend(draft)
         if draft.page_count > space.pages:
-            space = self._map(space)
+            space = self.extent.map(space)
 
         # 5. Write the dirty pages, neighbours together.
         self.failpoint("write pages")
@@ -369,8 +352,7 @@ class Pager:
         try:
             self._write_and_publish(group, lazy=lazy)
         except BaseException as error:
-            if self._poison is None:
-                self._poison = f"a commit was interrupted ({error!r})"
+            self.poison.interrupted(error)
             raise
 
     def _write_and_publish(self, group: list[Member], *, lazy: bool) -> None:
@@ -387,7 +369,7 @@ class Pager:
             # Too much to verify quickly after a crash: flush the pages first.  From here on the published state is
             # durable too (P4), and its slot is not to be written.
             self.failpoint("first flush")
-            self._flush(_NOT_COMMITTED)
+            self._flush(NOT_COMMITTED)
             flushes = 1
             published = self.gate.current.meta
             self._durable_pages = published.page_count
@@ -436,7 +418,7 @@ class Pager:
             while not member.done:
                 self._lead_or_wait(member)
         except BaseException as error:
-            if not isinstance(error, PoisonedError) and self._poison is None:
+            if not isinstance(error, PoisonedError) and self.poison.reason is None:
                 self._drain()  # the others, and the next writer, must not wait for a thread that was interrupted
             raise
         finally:
@@ -482,7 +464,7 @@ class Pager:
             published = self.gate.current.meta.transaction >= group[-1].meta.transaction
             for member in group:
                 member.done = published
-            if self._poison is not None:
+            if self.poison.reason is not None:
                 waiting = []  # what was built on a state that is not known has failed with it
             elif not published:
                 waiting = group + waiting  # interrupted before it began
@@ -491,11 +473,9 @@ class Pager:
             self._group_moved.notify_all()
 
     def _refuse_member(self) -> None:
-        if self._poison is not None:
+        if self.poison.reason is not None:
             self._pending = []  # who was sealed since the failure is not on his way any more, and keeps no turn
-            raise PoisonedError(
-                errno.EIO, f"{self._poison}, in the group of this transaction; {_UNKNOWN}; writing has stopped"
-            )
+            self.poison.refuse_member()
 
     def _end_group(self) -> None:
         """If nobody of this process writes any more, let the other processes have their turn."""
@@ -505,74 +485,10 @@ class Pager:
     # ------------------------------------------------------------ the file
 
     def _extend(self, draft: Draft) -> None:
-        """Make the file hold the draft's pages. It grows geometrically; the new part is sparse.
-
-        A transaction that put something in leaves real blocks behind the pages
-        that it would take to delete: on a full disk, too, deleting works.
-        """
+        """Make the file hold the draft's pages, and what it takes to delete them."""
         free = self.allocator.free
         assert free is not None
-        wanted = draft.page_count
-        spare = spare_pages(wanted) if draft.changes.inserted else 0
-        wanted += max(0, spare - free.ready_pages)
-        if self.max_pages is not None:
-            wanted = max(draft.page_count, min(wanted, self.max_pages))
-        if wanted > self._file_pages:
-            step = max(LEAST_GROWTH, min(self._file_pages // 8, GROWTH_LIMIT // self.page_size))
-            pages = max(wanted, self._file_pages + step)
-            if self.max_pages is not None:
-                pages = max(wanted, min(pages, self.max_pages))
-            try:
-                self.storage.resize(pages * self.page_size)
-            except OSError as error:
-                self._not_committed("extending the file", error)
-            except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
-                self._fail("extending the file", error)
-            self._file_pages = pages
-        if spare and wanted > self._backed:
-            self._back(wanted, min(wanted + spare, self._file_pages))
-
-    def _back(self, wanted: int, better: int) -> None:
-        """Have real blocks behind the first `wanted` pages, or `better` that many at once, so that this is seldom."""
-        size = self.page_size
-        try:
-            try:
-                self.storage.reserve(self._backed * size, (better - self._backed) * size)
-                self._backed = better
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
-                self.storage.reserve(self._backed * size, (wanted - self._backed) * size)
-                self._backed = wanted
-        except OSError as error:
-            self._not_committed("the pages", error)
-
-    def _space_for(self, meta: Meta, before: Space | None) -> Space:
-        """A mapping that covers the pages of `meta`, which another process may have written."""
-        while True:
-            pages = self.storage.size() // meta.page_size
-            if before is not None:
-                before.cut(pages)
-                if meta.page_count <= before.pages:
-                    return before
-            try:
-                mapping = self.storage.map(max(1, pages) * meta.page_size)
-            except ValueError:
-                if self.storage.size() // meta.page_size < pages:
-                    continue  # another process has just cut the file
-                raise
-            # Else it was cut while we mapped it, and the mapping's end must not be touched.
-            if self.storage.size() >= len(mapping):
-                return Space(mapping, meta.page_size, verify=self._verify, before=before)
-
-    def _map(self, before: Space) -> Space:
-        """A mapping of the whole file as it is now."""
-        size = self._file_pages * self.page_size
-        try:
-            mapping = self.storage.map(size)
-        except OSError as error:
-            self._not_committed("mapping the file", error)
-        return Space(mapping, self.page_size, verify=self._verify, before=before)
+        self.extent.grow(draft.page_count, inserted=draft.changes.inserted, ready_pages=free.ready_pages)
 
     def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> int:
         """Write sealed pages, neighbours in one call; how many bytes that was."""
@@ -596,53 +512,35 @@ class Pager:
                 self.storage.write(offset, buffers)
                 written += end - offset
         except OSError as error:
-            self._not_committed("writing pages", error)
+            self.poison.not_committed("writing pages", error)
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
-            self._fail("writing pages", error)
+            self.poison.fail("writing pages", error)
         return written
 
-    def _write_meta(self, slot: int, raw: bytes, state: str = _UNKNOWN) -> None:
+    def _write_meta(self, slot: int, raw: bytes, state: str = UNKNOWN) -> None:
         try:
             self.storage.write(slot * self.page_size, [raw])
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
-            self._fail("writing the meta page", error, state)
+            self.poison.fail("writing the meta page", error, state)
 
-    def _flush(self, state: str = _UNKNOWN) -> None:
+    def _flush(self, state: str = UNKNOWN) -> None:
         """Flush, once: a flush that failed is never retried, for the next one may lie."""
         try:
             self.storage.flush()
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
-            self._fail("flushing", error, state)
+            self.poison.fail("flushing", error, state)
         self._flushes += 1
-
-    def _not_committed(self, what: str, error: OSError) -> NoReturn:
-        """A failure before step 6: nothing is lost. Lack of room passes; anything else poisons the writer."""
-        if error.errno in _NO_ROOM:
-            raise FullError(
-                error.errno,
-                f"no room for {what} ({error.strerror}); the transaction was not committed, nothing is lost",
-            ) from error
-        self._fail(what, error)
-
-    def _fail(self, what: str, error: BaseException, state: str = _NOT_COMMITTED) -> NoReturn:
-        """Poison the writer and say so. BUSY stays set (P2)."""
-        self._poison = f"{what} failed ({error})"
-        if isinstance(error, OSError):
-            raise PoisonedError(
-                error.errno, f"{self._poison}; {state}; reading goes on, writing has stopped"
-            ) from error
-        raise error
 
     def _cut_file(self) -> None:
         """Give free space at the file's end back, when it is a good part of the file.
 
         Never below what a live snapshot may use: each is bounded by its own page count.
         """
-        if self._file_pages <= self.meta.page_count + max(64, self.meta.page_count // 2):
+        if not self.extent.worth_cutting(self.meta.page_count):
             return
         wanted = max(self._durable_pages, self._pages_in_use())
         wanted += max(LEAST_GROWTH, wanted // 8)
-        if self._file_pages > wanted + max(64, wanted // 2):
+        if self.extent.worth_cutting(wanted):
             self._cut_to(wanted)
 
     def _pages_in_use(self) -> int:
@@ -651,14 +549,7 @@ class Pager:
         return max([own, *(pin.page_count for pin in self.words.others())])
 
     def _cut_to(self, pages: int) -> None:
-        try:
-            for snapshot in self.gate.snapshots():
-                snapshot.space.cut(pages)
-            self.storage.resize(pages * self.page_size)
-        except OSError:
-            return  # only space is lost; the next cut tries again
-        self._file_pages = pages
-        self._backed = min(self._backed, pages)
+        self.extent.cut(pages, [snapshot.space for snapshot in self.gate.snapshots()])
 
     def spill(self, draft: Draft) -> None:
         """Write the dirty pages of `draft` early; its trees go on from the written pages."""
@@ -691,7 +582,7 @@ class Pager:
         draft.written += self._write_pages(sealed) // self.page_size
         space = draft.main.open_space()
         if draft.page_count > space.pages:
-            draft.move(self._map(space))
+            draft.move(self.extent.map(space))
         changes.dirty = 0
 
     # ------------------------------------------------------------ sync and close
@@ -700,7 +591,7 @@ class Pager:
         """Make everything that was committed so far durable (P8: with the writer lock held)."""
         if self.storage.read_only:
             return
-        self._refuse_if_poisoned()
+        self.poison.refuse()
         self._drain()
         if self._fresh_turn:
             self._recover()
@@ -734,9 +625,9 @@ class Pager:
 
         Nothing to do for a reader, a poisoned writer, or one that never wrote.
         """
-        if self._poison is not None or self.storage.read_only or self.words.durable is None:
+        if self.poison.reason is not None or self.storage.read_only or self.words.durable is None:
             return
-        self._file_pages = self.storage.size() // self.page_size
+        self.extent.look()
         self._fresh_turn = True
         self.sync()
         durable = self.words.durable
@@ -744,13 +635,13 @@ class Pager:
         if meta.durable == meta.transaction:
             return
         pages = self._pages_in_use()
-        pages = max(pages, min(self._backed, pages + spare_pages(pages)))
-        if pages < self._file_pages:
+        pages = max(pages, min(self.extent.backed, pages + spare_pages(pages)))
+        if pages < self.extent.pages:
             self._cut_to(pages)
         slot = 1 - durable[1]
         clean = meta.with_durable(meta.transaction)
-        self._write_meta(slot, meta_page.encode(clean, slot), _NOTHING_LOST)
-        self._flush(_NOTHING_LOST)
+        self._write_meta(slot, meta_page.encode(clean, slot), NOTHING_LOST)
+        self._flush(NOTHING_LOST)
 
     # ------------------------------------------------------------ counting
 

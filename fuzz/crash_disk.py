@@ -28,8 +28,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cowdb import extent, kernel, space
 from cowdb import format as fmt
-from cowdb import kernel, pager, space
 from cowdb.storage import Buffer
 
 __all__ = ["PAGE", "PLAIN", "SIZE", "LazyDisk", "LazyFile", "LazyStorage", "Situation", "Step", "installed", "replaced"]
@@ -317,5 +317,5 @@ def installed() -> Iterator[None]:
     """
     if kernel.FORM != "plain":
         raise RuntimeError("power cuts are tried on the plain kernel: set COWDB_PURE=1")
-    with replaced(pager, "Space", TracedSpace), replaced(fmt, "PAGE_SIZES", (PAGE,)):
+    with replaced(extent, "Space", TracedSpace), replaced(fmt, "PAGE_SIZES", (PAGE,)):
         yield

@@ -15,7 +15,7 @@ from typing import Any, Final
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb import pager as pager_module
-from cowdb import recovery
+from cowdb import poison, recovery
 from cowdb.checksum import crc32c
 from cowdb.freelist import FreeList
 from cowdb.pager import Pager
@@ -54,8 +54,8 @@ def _meta_before_data() -> list[Change]:
     """With two flushes: the meta says that its pages are durable, and no flush lies between them and it."""
     real = Pager._flush
 
-    def flush(self: Any, state: str = pager_module._UNKNOWN) -> None:
-        if state != pager_module._NOT_COMMITTED:
+    def flush(self: Any, state: str = poison.UNKNOWN) -> None:
+        if state != poison.NOT_COMMITTED:
             real(self, state)
 
     return [(Pager, "_flush", flush)]
@@ -297,7 +297,7 @@ def _flush_retried() -> list[Change]:
 
 def _writer_not_stopped() -> list[Change]:
     """After a flush that failed, the writer goes on."""
-    return [(Pager, "_refuse_if_poisoned", lambda _self: None)]
+    return [(poison.Poison, "refuse", lambda _self: None)]
 
 
 @dataclass(frozen=True)

@@ -105,17 +105,17 @@ class Play:
 
     def _step(self, step):
         after = step.after(self.model)
-        poisoned = self.db._core.pager._poison is not None
+        poisoned = self.db._core.pager.poison.reason is not None
         try:
             step.work(self.db, self.model)
         except cowdb.FullError as error:
             self.errors.append(error)
             assert error.errno in {errno.ENOSPC, errno.EDQUOT}
             assert "not committed" in str(error)
-            assert self.db._core.pager._poison is None
+            assert self.db._core.pager.poison.reason is None
         except cowdb.PoisonedError as error:
             self.errors.append(error)
-            assert self.db._core.pager._poison is not None
+            assert self.db._core.pager.poison.reason is not None
             if "not committed" in str(error) or poisoned:
                 return
             self.allowed = [*self.allowed, self.model, after]

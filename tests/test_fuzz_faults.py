@@ -9,6 +9,7 @@ import pytest
 from cowdb.database import Database
 from cowdb.errors import FullError, PoisonedError
 from cowdb.pager import Pager
+from cowdb.poison import Poison
 from cowdb.testing import FaultyDisk, FaultyStorage, MemoryDisk
 from fuzz import faults, faults_strace
 from fuzz.faults_cases import KINDS, SHORT, Case, calls_of, parse, play, shrink
@@ -128,7 +129,7 @@ def retried(monkeypatch):
 
 
 def not_poisoned(monkeypatch):
-    monkeypatch.setattr(Pager, "_refuse_if_poisoned", lambda self: None)
+    monkeypatch.setattr(Poison, "refuse", lambda self: None)
 
 
 def name_forgotten(monkeypatch):
@@ -139,7 +140,7 @@ def untyped(monkeypatch):
     def fail(self, what, error):
         raise error
 
-    monkeypatch.setattr(Pager, "_not_committed", fail)
+    monkeypatch.setattr(Poison, "not_committed", fail)
 
 
 def not_asserted_again(monkeypatch):

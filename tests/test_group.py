@@ -576,7 +576,7 @@ CLEANING_UP = (
     "self.writer_lock.release(",
     "if group:",
     "raise",
-    "self._poison",
+    "self.poison",
     "except",
     "if not isinst",
 )
@@ -636,7 +636,7 @@ def interrupted_run(number, *, follow):
         job.end()
     after = putting(db, b"after").end()
     where = seen[number - 1] if len(seen) >= number else None
-    if pager._poison is None:
+    if pager.poison.reason is None:
         assert after.error is None, (where, after.error)
         assert all(job.error is None for job in others), where
         found = everything(db)
@@ -652,7 +652,7 @@ def interrupted_run(number, *, follow):
     vanish(db)
     again = opened(disk)
     assert again.check() == []
-    if pager._poison is None:
+    if pager.poison.reason is None:
         assert {b"first", b"after"} <= everything(again).keys()
     again.close()
     return where

@@ -197,7 +197,8 @@ class Two:
     def pausing_files(self):
         self.scheduler.switches = min(self.scheduler.switches, FILE_SWITCHES)
         for db in (self.writer, self.reader):
-            db._core.pager.storage = PausingStorage(db._core.pager.storage, self.scheduler.pause)
+            pager = db._core.pager
+            pager.storage = pager.extent.storage = PausingStorage(pager.storage, self.scheduler.pause)
 
     def commit(self, pages=1):
         """A lazy transaction that writes every page anew, so that the last state's can be used again."""
@@ -390,13 +391,13 @@ def test_a_mapping_of_a_file_that_was_cut_under_it_is_made_anew(two):
                 if not left[0]:
                     write()
 
-        pager.storage = Cutting(storage)
+        pager.storage = pager.extent.storage = Cutting(storage)
         meta = pager.meta
         left[0] = calls
-        space = pager._space_for(meta, None)
+        space = pager.extent.cover(meta, None)
         assert left[0] <= 0
         assert len(space.data) <= os.path.getsize(two.path)
-        pager.storage = PausingStorage(storage, two.scheduler.pause)
+        pager.storage = pager.extent.storage = PausingStorage(storage, two.scheduler.pause)
 
 
 @pytest.mark.guarantee
@@ -429,7 +430,7 @@ def test_a_reader_that_keeps_a_mapping_that_is_too_short_is_found(two, monkeypat
     """The seeded bug: the mapping of the snapshot before is taken, although the file has grown."""
     two.pausing_files()
     pager = two.reader._core.pager
-    space_for = pager._space_for
+    space_for = pager.extent.cover
     monkeypatch.setattr(pager.gate, "_mapper", lambda meta, before: before or space_for(meta, None))
     two.commit()
     broken, _ = explore(two, lambda: two.commit(pages=2000))
@@ -452,7 +453,7 @@ def test_no_schedule_lets_a_takeover_disturb_a_reader(two, point, newest):
 
     def prepare():
         # Who has died is poisoned, and its locks are free; here it comes back to life for the next schedule.
-        two.writer, pager._poison = first, None
+        two.writer, pager.poison.reason = first, None
         two.commit()
         pager.failpoint = failpoint
         with pytest.raises(KeyboardInterrupt):
@@ -472,7 +473,7 @@ def test_no_schedule_lets_a_takeover_disturb_a_reader(two, point, newest):
         assert max(behind) == newest, "the takeover publishes what the dead one had written to its end"
         assert third.check() == []
     finally:
-        two.writer, pager._poison = first, None
+        two.writer, pager.poison.reason = first, None
         third.close()
 
 

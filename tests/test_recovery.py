@@ -643,5 +643,5 @@ def test_a_takeover_never_goes_back_behind_what_was_published():
     with pytest.raises(cowdb.CorruptionError, match="published state"):
         recovery.take_over(storage, empty, None)
     storage.close()
-    db._core.pager._poison = "the test has damaged the file"
+    db._core.pager.poison.reason = "the test has damaged the file"
     db.close()
