@@ -19,7 +19,7 @@ from commands import cow, cow_json, pages_of, sample, spoil
 from handmade import Handmade, simple
 
 import cowdb
-from cowdb.cli import report, reportfacts, reporttree
+from cowdb.cli import report, reportfacts, reporthtml, reporttree
 from cowdb.cli.reportholders import MOST, Holders
 from cowdb.cli.reporthtml import BEGINNING
 from cowdb.inspection import FreeRun
@@ -303,6 +303,16 @@ def test_redacted_has_no_key_in_the_reasons_of_damage_either(tmp_path):
 def test_hex(evil, tmp_path):
     facts = reported(evil, tmp_path / "a.html", "--show", "hex")
     assert any((start or "").startswith(EVIL[:10].hex()) for start in facts["nodes"]["from"])
+
+
+def test_all_parts_of_the_page_are_installed():
+    import tomllib
+
+    globs = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["cowdb"]
+    installed = {path for glob in globs for path in (ROOT / "cowdb").glob(glob)}
+    parts = {path for path in (ROOT / "cowdb" / "cli").glob("report*") if path.suffix not in {".py", ".pyc"}}
+    assert parts <= installed
+    assert {path.name for path in parts} >= {"report.html", "report.css", *reporthtml._SCRIPTS}
 
 
 # ---------------------------------------------------------------- damage

@@ -70,7 +70,7 @@ COMMANDS: Final = (
     Command("path", INSIDE, "the pages that a lookup visits, and why", "path"),
     Command("free", INSIDE, "the free pages, and which snapshot holds each run back", "free"),
     Command("diff", INSIDE, "what the newest state changed: the two meta pages compared", "diff"),
-    Command("report", INSIDE, "a page for the browser: a map of all pages, the trees, histograms, free space", "report"),
+    Command("report", INSIDE, "a page for the browser: map of all pages, trees, histograms, free space", "report"),
     Command("check", CARE, "is it sound? all invariants, both meta pages, damaged keys counted", "check"),
     Command("copy", CARE, "a hot copy, page by page, while others go on", "copy"),
     Command("compact", CARE, "all entries in a new, dense file", "compact"),

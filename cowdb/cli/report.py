@@ -3,7 +3,7 @@
     one walk over every page --> Survey    what each page is, sums, who holds free pages back
     the branches again       --> nodes     the trees to click through
                                  |
-    report.html + .css + .js + the facts as JSON --> OUTPUT
+    report.html, style, scripts + the facts as JSON --> OUTPUT
 
 The page is one file and asks nothing of any network.  Its size is bounded: a large
 file is shown with several pages a square, and the lower parts of large trees are left out;

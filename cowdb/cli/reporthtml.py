@@ -3,7 +3,7 @@
     <meta Content-Security-Policy>   nothing is loaded; the one script and the one style, by their hashes, and no other
     <style> report.css
     <script type="application/json"> the facts, with < > & escaped
-    <script> report.js               builds the page, with textContent alone
+    <script> report.js, ...          builds the page, with textContent alone
 
 So no key, name or message can become markup: not by the parser, since no ``<`` is in the
 facts; not by the script, which makes no markup out of text; and if one did, it would not be run.
@@ -25,12 +25,15 @@ __all__ = ["BEGINNING", "html"]
 BEGINNING: Final = b"<!doctype html>\n<!-- a report of cowdb -->\n"
 """What every report begins with, and by which an old one is known."""
 
+_SCRIPTS: Final = ("report.js", "reportmap.js", "reporttree.js", "reportsums.js")
+"""The parts of the script; each uses what stands in those before it."""
+
 _ESCAPED: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
 def html(facts: Mapping[str, Any]) -> bytes:
     """The page that shows these facts, in ASCII. O(facts)."""
-    style, script = _part("report.css"), _part("report.js")
+    style, script = _part("report.css"), "".join(map(_part, _SCRIPTS))
     data = json.dumps(facts, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for char, escape in _ESCAPED.items():
         data = data.replace(char, escape)
