@@ -665,3 +665,20 @@ def test_a_browser_shows_damage_and_several_pages_a_square(made, tmp_path, opene
     assert f"{leaf}: " in tab.inner_text("#chosen")
     for mode in ("tree", "fill", "age"):
         tab.click(f"#mode-{mode}")
+
+
+@needs_browser
+def test_the_policy_of_the_page_lets_no_other_script_run_and_nothing_load(made, tmp_path, browser):
+    page = tmp_path / "a.html"
+    reported(made[0], page)
+    foreign = "<script>document.title = 'owned'</script><img src='b.png' onerror=\"document.title = 'owned'\">"
+    page.write_text(page.read_text("ascii").replace("</body>", foreign + "</body>"), "ascii")
+    (tmp_path / "b.png").write_bytes(b"")
+    tab = browser.new_page()
+    refused = []
+    tab.on("console", lambda message: refused.append(message.text))
+    tab.goto(page.as_uri())
+    assert tab.title() == "a.cowdb - cowdb report"
+    assert tab.inner_text("#verdict") == "No damage met"
+    assert sum("Content Security Policy" in text for text in refused) >= 2
+    tab.close()
