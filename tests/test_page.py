@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
 from cowdb.errors import CorruptionError
+from cowdb.kernel import Page
 from cowdb.page import (
-    Page,
     branch_size,
     common_prefix_length,
     leaf_size,

@@ -10,8 +10,8 @@ from cowdb import format as fmt
 from cowdb import space as space_module
 from cowdb.checksum import crc32c
 from cowdb.errors import CorruptionError, ForkedError
-from cowdb.page import Page
-from cowdb.space import FORKED, Space
+from cowdb.kernel import FORM, Page, Space
+from cowdb.space import FORKED
 
 SIZE = 4096
 PAGES = 6
@@ -219,11 +219,15 @@ def test_a_page_of_our_own_is_met_already():
     assert len(space.verified) == PAGES, "one behind the mapping is met in the next mapping"
 
 
+plain_only = pytest.mark.skipif(FORM == "compiled", reason="the compiled kernel has no need to unpack branches")
+
+
 def branch_page(cells):
     entries = [(b"%03d" % at if at else b"", fmt.Reference(100 + at, 1, at, 0).pack(), None) for at in range(cells)]
     return Page.build_branch(entries, SIZE, 1)
 
 
+@plain_only
 def test_a_branch_that_is_visited_often_is_kept_unpacked():
     space = Space(image()[0], SIZE)
     page = branch_page(5)
@@ -238,6 +242,7 @@ def test_a_branch_that_is_visited_often_is_kept_unpacked():
     assert Space(bytes(8 * SIZE), SIZE, before=space).branches == space.branches
 
 
+@plain_only
 def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(space_module, "_KEPT_CELLS", 40)
     space = Space(image()[0], SIZE)
