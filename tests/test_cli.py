@@ -221,7 +221,11 @@ def test_what_is_no_file(tmp_path):
 
 
 def test_ctrl_c_ends_it_quietly(path):
-    process = start("watch", path, "--every", "0.05", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it: so would it
+    try:
+        process = start("watch", path, "--every", "0.05", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
     for _ in range(3):
         assert process.stdout.readline()
     process.send_signal(signal.SIGINT)
