@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Allocator", "blocker", "spare_pages"]
 
 _RECORDS_EXAMINED: Final = 16
+_WRITTEN_WHOLE: Final = fmt.PAGE_SIZES[0]
+"""Bytes of the page cache's pages, which a kill does not tear: 4096 nearly everywhere, and more elsewhere."""
 _PATH_ROOM: Final = 16
 """Runs of the carry list that stay empty for the pages that saving the free list itself frees."""
 
@@ -186,15 +188,19 @@ class Allocator:
                 raise CorruptionError(start, f"free tree record {key.hex()} names no sensible run")
         return runs
 
-    def save(self, draft: Draft, live: list[int]) -> None:
+    def save(self, draft: Draft, live: list[int], *, lazy: bool = False) -> None:
         """If the carry list would overflow, move its older part to the free tree in one go.
 
         Records are appended at the right end, so this copies one path.  What it
         copies joins the carry list, of which half is empty then: no loop.
+
+        A `lazy` meta is written where the last lazy one was, of which nothing else is
+        on the disk.  So it stays within what the system writes whole: a process that
+        is killed in the middle of the write must not take earlier commits along.
         """
         free = self.free
         assert free is not None
-        capacity = fmt.carry_capacity(self.page_size)
+        capacity = fmt.carry_capacity(_WRITTEN_WHOLE if lazy else self.page_size)
         self.release(draft, live)
         if len(free) <= capacity - _PATH_ROOM:
             return

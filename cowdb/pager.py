@@ -288,7 +288,7 @@ class Pager:
         free.settle(live)
         allocator.release(draft, live)
         numbers, runs = allocator.allot(draft, draft.writers(), live)
-        allocator.save(draft, live)
+        allocator.save(draft, live, lazy=lazy)
         if draft.free_changed():
             more, _ = allocator.allot(draft, [draft.free], live, fetch=False)
             numbers = itertools.chain(numbers, more)

@@ -12,11 +12,11 @@ of its content, the checker, three more commits, the checker again.
     ext4, xfs     one or three writers             the file system cut off below them
 
 The page cache survives a killed process, so whatever a writer was told must be there.
-Under lazy durability, too, but for what a meta page took along that was torn in the
-middle of its write.  A file system that is cut off loses what was not flushed: there
-the last sync counts.  While they are being cut off, file systems have been seen
-to acknowledge flushes that they did not do (a program of a few lines shows it), so
-only a promise counts that came before the cut began.
+Under lazy durability, too, but for what a meta page took along that its own process
+tore in the middle (suicide does that, a kill does not).  A file system that is cut off
+loses what was not flushed: there the last sync counts.  While they are being cut off,
+file systems have been seen to acknowledge flushes that they did not do (a program of a
+few lines shows it), so only a promise counts that came before the cut began.
 
 When a process is hit depends on the machine.  So ``--replay`` repeats a life, with the same
 transactions and the same suicides, up to fifty times.  A failure also keeps the file that it was found in.

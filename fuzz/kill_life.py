@@ -13,7 +13,6 @@ holds nothing open meanwhile, so a round takes milliseconds.
 from __future__ import annotations
 
 import gc
-import mmap
 import os
 import random
 import select
@@ -177,9 +176,9 @@ class Life:
             elif kind == b"R":
                 self.looks += 1
 
-        if self.durability == "lazy" and (process.job.suicide is not None or self.page_size > mmap.PAGESIZE):
-            # A kill in the middle of a meta page tears it, and takes the lazy commits along whose meta pages were in
-            # its place.  The system writes whole pages of its own, so a smaller meta page is torn by suicide alone.
+        if self.durability == "lazy" and process.job.suicide is not None:
+            # A meta page torn in the middle takes the lazy commits along whose meta pages were in its place.  The
+            # system writes whole pages of its own, and a lazy meta is in the first of them: only suicide tears it.
             self.least = list(self.synced)
 
     def _within(self, writer: int, found: int, who: str) -> None:

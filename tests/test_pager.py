@@ -387,6 +387,23 @@ def test_the_free_tree_takes_what_the_carry_list_cannot_and_gives_it_back(db):
     assert db.stats().used_pages < 5
 
 
+def test_a_lazy_meta_is_whole_in_what_the_system_writes_whole():
+    """The story (fuzz/kill): a kill in the middle of a lazy meta tore it, and took the lazy commits before it along."""
+    db = opened(MemoryDisk(), page_size=16384)
+    fill(db, 60_000)
+    with db.read(), db.write() as transaction:
+        for number in range(0, 60_000, 300):
+            transaction[b"%06d" % number] = b"changed"
+    assert len(pager_of(db).meta.carried) > fmt.carry_capacity(4096), "a durable one may be longer"
+    for _ in range(3):
+        for number in range(40):
+            with db.write(durability="lazy") as transaction:
+                transaction[b"%06d" % (number * 1499)] = b"lazy"
+            assert len(pager_of(db).meta.carried) <= fmt.carry_capacity(4096)
+        assert db.check() == []
+    db.close()
+
+
 def test_free_records_that_a_reader_holds_are_not_searched_over_and_over(db, monkeypatch):
     fill(db, 20_000)
     reader = db.read()
