@@ -144,7 +144,8 @@ class Children:
         self._twin: Children | None = None
 
     def __enter__(self) -> Self:
-        environment = dict(os.environ)
+        # Nobody measures coverage in there: that needs memory of its own.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
         root = str(Path(__file__).resolve().parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
         if self._plain:
