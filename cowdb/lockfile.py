@@ -267,9 +267,16 @@ class LockFile:
         if fd >= 0:
             os.close(fd)
 
-    def unmap(self) -> None:
-        """Let the words go too, which keep the file's description open, and so whatever lock is on it."""
-        words, self._words = self._words, memoryview(b"").cast("Q")
+    def unmap(self, *, keep: bool = False) -> None:
+        """Let the words go too, which keep the file's description open, and so whatever lock is on it.
+
+        With `keep`, a copy of them stays for who still looks at them.  A mapping has a
+        descriptor of its own, and a process loses its record locks on a file whenever
+        it closes one: so that is done now, and not when the garbage collector comes by
+        and another handle of ours has locks there.
+        """
+        copy = memoryview(bytearray(self._words) if keep else b"").cast("Q")
+        words, self._words = self._words, copy
         with contextlib.suppress(BufferError):  # a thread that did not come along in a fork was just looking at them
             words.release()
             for mapping in (*self._old, self._mapping):

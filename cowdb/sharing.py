@@ -17,6 +17,7 @@ it reads; it keeps every writer out instead as long as it is there (STATIC).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -154,10 +155,12 @@ def _static_locks(path: str, locks_type: type[ByteLocks]) -> ByteLocks:
 
 
 def _let_go(words: LockFile) -> None:
-    """Close the lock file, and say that it is not ours any more: its mapping may live on, and with it the lock."""
+    """Close the lock file and its mapping, and say before that it is not ours any more: a mapping may live on."""
     if words.fd >= 0:
         fcntl.flock(words.fd, fcntl.LOCK_UN)
         words.close()
+        with contextlib.suppress(MemoryError):  # the garbage collector does it then
+            words.unmap(keep=True)
 
 
 class FileSharing:

@@ -1102,6 +1102,24 @@ def test_who_opens_a_renamed_file_that_is_in_use_is_told_so(path):
         assert db[b"n"] == b"2"
 
 
+def test_what_is_left_of_a_closed_handle_takes_no_lock_of_the_next_one_along(path, opening):
+    """The story: the mapping of a closed handle's lock file has a descriptor, which the garbage collector closed later.
+
+    With that a process loses all its record locks on the file, also those of a handle that it opened meanwhile.
+    """
+    first = cowdb.open(path)
+    first[b"a"] = b"1"
+    left = first._core, first._core.pager.words
+    first.close()
+    with cowdb.open(path) as db, db.read(), Child(path=path) as other:
+        del left, first
+        gc.collect()
+        other(opening)
+        assert [reader["pid"] for reader in other("db.readers()")] == [os.getpid()]
+        other("db[b'a'] = b'2'")
+        assert db[b"a"] == b"2"
+
+
 @pytest.mark.guarantee
 @pytest.mark.parametrize("first", ["the link", "the file"])
 def test_a_link_to_a_file_leads_to_the_same_database(path, opening, first, tmp_path):
