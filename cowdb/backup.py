@@ -22,6 +22,7 @@ from cowdb.catalog import find_tree, name_key, tree_names
 from cowdb.cursor import ITEMS, KEYS
 from cowdb.errors import CorruptionError
 from cowdb.kernel import Reader, scan
+from cowdb.locks import Turn
 from cowdb.pager import Pager
 from cowdb.recovery import believe, young_runs
 from cowdb.sharing import LocalSharing
@@ -118,8 +119,9 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
         for slot in (0, 1):
             target.write(slot * meta.page_size, [meta_page.encode(empty, slot)])
         pager = Pager(target, _alone(target))
-        pager.lock(None)
-        draft = pager.begin()
+        turn = Turn()
+        pager.lock(None, turn)
+        draft = pager.begin(turn)
         try:
             for label, tree in trees:
                 if label is None:

@@ -96,6 +96,12 @@ def _request(kind: int, start: int, length: int, *, linux: bool = _ON_LINUX) -> 
     return _BSD.pack(start, length, 0, kind, os.SEEK_SET, 0)
 
 
+_UNLCK: Final[int] = getattr(fcntl, "F_UNLCK", 0)
+_UNLOCK_ALL: Final = _request(_UNLCK, _BASE, 0)
+_UNLOCK: Final = [[_request(_UNLCK, _BASE + byte, count) for byte in range(FIRST_BLOCK)] for count in range(3)]
+"""Requests to let one or two of the bytes below the blocks go, made beforehand: unlocking needs no memory."""
+
+
 def _kind(answer: bytes, *, linux: bool = _ON_LINUX) -> int:
     """The kind of lock that a `struct flock` names."""
     found: int = _LINUX.unpack(answer)[0] if linux else _BSD.unpack(answer)[3]
@@ -162,8 +168,11 @@ class ByteLocks:
         return True
 
     def unlock(self, byte: int, *, count: int = 1) -> None:
-        """See `Locks`."""
-        self._call(self._set, fcntl.F_UNLCK, byte, count)
+        """See `Locks`. It needs no memory; the locks of blocks are let go only with all the others."""
+        try:  # noqa: SIM105 - `suppress` needs memory
+            fcntl.fcntl(self._fd, self._set, _UNLOCK[count][byte])
+        except MemoryError:
+            pass  # there was none for its answer; the call itself was made
 
     def is_taken(self, byte: int, *, shared: bool = False) -> bool:
         """See `Locks`."""
@@ -175,7 +184,9 @@ class ByteLocks:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             try:
-                fcntl.fcntl(fd, self._set, _request(fcntl.F_UNLCK, _BASE, 0))
+                fcntl.fcntl(fd, self._set, _UNLOCK_ALL)
+            except MemoryError:
+                pass  # see `unlock`
             finally:
                 os.close(fd)
 

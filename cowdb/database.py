@@ -41,6 +41,7 @@ from cowdb.errors import (
     ReadOnlyError,
 )
 from cowdb.kernel import Reader
+from cowdb.locks import Turn
 from cowdb.meta import Meta
 from cowdb.pager import Pager
 from cowdb.recovery import believe
@@ -131,12 +132,16 @@ class _Core:
         self.key = key
         self.storage = storage
         self.pager = pager
-        self.handles = 0
+        self.handles: set[object] = set()  # what stands for each handle
 
-    def leave(self) -> None:
-        """One handle less; the last one closes the file."""
+    def owes(self, handle: object) -> bool:
+        """Whether `leave` of this handle has not come to its end: what was interrupted goes on when it is repeated."""
+        return handle in self.handles or (not self.handles and self.pager.gate.is_shut and not self.pager.closed)
+
+    def leave(self, handle: object) -> None:
+        """One handle less; the last one closes the file. Harmless when repeated, as after an interrupt."""
         with _registry():
-            self.handles -= 1
+            self.handles.discard(handle)
             if not self.handles:
                 # Views, copies and the calls of other threads may still use it; who is the last of them closes it then.
                 self.pager.gate.when_idle = self.close_soon
@@ -150,8 +155,11 @@ class _Core:
     def close_if_unused(self) -> None:
         """Close the file if nobody has a handle or uses a snapshot. The caller is in the registry."""
         if _cores.get(self.key) is self and not self.handles and self.pager.gate.shut():
-            del _cores[self.key]
-            self.pager.close()
+            try:
+                self.pager.close()
+            finally:
+                if self.pager.closed:
+                    del _cores[self.key]
 
     def pin(self, snapshot: Snapshot) -> Any:
         """A mapping of the file that keeps `snapshot` alive as long as it is held."""
@@ -188,8 +196,10 @@ class Database:
     It pickles as path and options, and opens the file again where it is unpickled.
     """
 
-    def __init__(self, core: _Core, path: str, options: dict[str, Any]) -> None:
-        self._core: _Core | None = core
+    def __init__(self, core: _Core, path: str, options: dict[str, Any], handle: object) -> None:
+        """`handle` is what stands for this one in the core."""
+        self._core: _Core | None = None  # until all is ready: the core is left only by who is in
+        self._handle = handle
         self._path = path
         self._options = options
         self._durability: str = options["durability"]
@@ -197,9 +207,10 @@ class Database:
         self._read_only: bool = options["read_only"]
         self._forks = _forks
         self._open: weakref.WeakSet[Transaction | WriteTransaction] = weakref.WeakSet()
-        self._writing: threading.Thread | None = None
+        self._writing: Turn | None = None
         self._flushing: dict[Draft, tuple[threading.Thread, threading.Lock]] = {}  # commits that let the turn go
         _handles.add(self)
+        self._core = core
 
     # ------------------------------------------------------------ what it is
 
@@ -238,6 +249,7 @@ class Database:
             core, handle._core = handle._core, None  # noqa: SLF001 - one Database takes over from another
             assert core is not None
             self._core = core
+            self._handle = handle._handle  # noqa: SLF001
             self._writing = None
             self._flushing = {}
             self._open = weakref.WeakSet()
@@ -258,14 +270,16 @@ class Database:
     def _turn(self) -> Iterator[_Core]:
         """The core and the writer lock, for something other than a transaction."""
         with self._staying() as core:
-            core.pager.lock(self._lock_timeout)
-            self._writing = threading.current_thread()
+            turn = Turn()
             try:
+                core.pager.lock(self._lock_timeout, turn)
+                self._writing = turn
                 self._live()  # it may have been closed while we waited
                 yield core
             finally:
-                self._writing = None
-                core.pager.unlock()
+                if self._writing is turn:
+                    self._writing = None
+                core.pager.unlock(turn)
 
     def abandon(self) -> None:
         """In a forked child: what is open of this handle is the parent's."""
@@ -304,27 +318,37 @@ class Database:
         if self._read_only:
             raise ReadOnlyError(errno.EROFS, f"{self._path!r} was opened with read_only=True")
         lazy = _is_lazy(self._durability if durability is None else durability)
-        pager = core.pager
-        pager.gate.enter()  # whoever closes this handle meanwhile, the file stays open
+        gate = core.pager.gate
+        turn = Turn()
         try:
+            gate.enter(turn)  # whoever closes this handle meanwhile, the file stays open
             self._refuse_another_file(core)
-            pager.lock(self._lock_timeout if timeout is None else timeout)
-            self._writing = threading.current_thread()
-            try:
-                self._live()  # it may have been closed while we waited
-                draft = pager.begin()
-            except BaseException:
-                self._writing = None
-                pager.unlock()
-                raise
-            try:
-                snapshot = pager.gate.begin()
-            except BaseException:
-                self._writing = None
-                pager.finish(draft)
-                raise
+            return self._begin(core, turn, self._lock_timeout if timeout is None else timeout, lazy=lazy)
         finally:
-            pager.gate.exit()
+            gate.exit(turn)
+
+    def _begin(self, core: _Core, turn: Turn, timeout: float | None, *, lazy: bool) -> WriteTransaction:
+        """A write transaction, when it is our turn; whatever comes in between, the writer lock does not stay behind."""
+        pager = core.pager
+        held: list[Snapshot] = []
+        draft = None
+        try:
+            pager.lock(timeout, turn)
+            self._writing = turn
+            self._live()  # it may have been closed while we waited
+            draft = pager.begin(turn)
+            held.append(pager.gate.begin())
+            transaction = self._write(core, draft, held, lazy=lazy)
+            self._open.add(transaction)
+        except BaseException:
+            self._end_of(pager, draft, turn, held)
+            raise
+        return transaction
+
+    def _write(self, core: _Core, draft: Draft, held: list[Snapshot], *, lazy: bool) -> WriteTransaction:
+        """The transaction of a draft that this thread has begun, while what it has `held` was the newest snapshot."""
+        pager = core.pager
+        snapshot = held[0]
         forks = _forks
 
         def hand_on() -> None:
@@ -339,24 +363,35 @@ class Database:
             pager.commit(draft, lazy=lazy, hand_on=hand_on)
 
         def end(_draft: Any) -> None:
-            # The garbage collector may call this at any moment, so it waits for no lock.
-            if forks != _forks:
-                return
-            if not draft.handed_on:
-                self._writing = None
-            try:
-                pager.finish(draft)
-            finally:
-                pager.gate.leave(snapshot)
-                flushing = self._flushing.pop(draft, None)
-                if flushing is not None:
-                    flushing[1].release()
+            if forks == _forks:
+                self._end_of(pager, draft, draft.turn, held)
 
         # A state that is not published yet is nobody's snapshot, so none can be pinned that keeps its pages.
         pin = (lambda: core.pin(snapshot)) if snapshot.meta.transaction == draft.meta.transaction else None
-        transaction = WriteTransaction(draft, pin, commit, end)
-        self._open.add(transaction)
-        return transaction
+        return WriteTransaction(draft, pin, commit, end)
+
+    def _end_of(self, pager: Pager, draft: Draft | None, turn: Turn, held: list[Snapshot]) -> None:
+        """The end of a write transaction, or of its beginning.
+
+        The garbage collector may call this at any moment, so it waits for no lock.
+        What was interrupted goes on when it is called again.  Letting the lock go
+        needs no memory.
+        """
+        try:
+            if self._writing is turn:
+                self._writing = None
+            if draft is None:
+                pager.unlock(turn)
+            else:
+                pager.finish(draft)
+        finally:
+            try:
+                if held:
+                    pager.gate.leave(held.pop())
+            finally:
+                flushing = self._flushing.pop(draft, None) if draft is not None else None
+                if flushing is not None:
+                    flushing[1].release()
 
     def _refuse_another_file(self, core: _Core) -> None:
         """Raise if the path of this handle leads to another file by now. Other handles may have other paths."""
@@ -534,20 +569,32 @@ class Database:
         if self._forks != _forks:
             self._core = None  # the parent's: nothing of it is ours to end
             return
-        if self._writing is threading.current_thread() and not any(
-            isinstance(transaction, WriteTransaction) and not transaction.closed for transaction in self._transactions()
+        writing = self._writing
+        if (
+            writing is not None
+            and writing.thread is threading.current_thread()
+            and not any(
+                isinstance(transaction, WriteTransaction) and not transaction.closed
+                for transaction in self._transactions()
+            )
         ):
             raise Error("the database is being checked or synced in this very thread; close it afterwards")
-        core, self._core = self._core, None
-        if core is None:
-            return
+        core = None
         try:
-            self._end_transactions(core)
-        finally:
-            core.leave()
+            core, self._core = self._core, None
+            if core is not None:
+                try:
+                    self._end_transactions(core)
+                finally:
+                    core.leave(self._handle)
+        except BaseException:
+            if core is not None and core.owes(self._handle):
+                self._core = core  # it was interrupted, and goes on when it is called again
+            raise
 
     def _end_transactions(self, core: _Core) -> None:
-        writer = self._writing
+        writing = self._writing
+        writer = None if writing is None else writing.thread
         for transaction in self._transactions():
             if isinstance(transaction, Transaction):
                 transaction.close()
@@ -557,9 +604,12 @@ class Database:
                 transaction.abort()
         if self._writing is not None:
             # Another thread is writing: it may finish.
-            with contextlib.suppress(PoisonedError):
-                core.pager.lock(None)
-                core.pager.unlock()
+            turn = Turn()
+            try:
+                with contextlib.suppress(PoisonedError):
+                    core.pager.lock(None, turn)
+            finally:
+                core.pager.unlock(turn)
         for thread, flushed in list(self._flushing.values()):
             if thread is not threading.current_thread():
                 with flushed:
@@ -674,47 +724,83 @@ def open_on(
     }
     if not real:
         options["disk"] = disk
-    with _registry():
+    # Plain blocks, not `_registry`: the end of a generator needs memory, and what was opened would be lost.
+    try:
+        with _registry_lock:
+            return _open_inside(disk, target, options, clock=clock, database_id=database_id, tuning=tuning)
+    finally:
+        _close_idle()
+
+
+def _open_inside(
+    disk: Disk,
+    target: str,
+    options: dict[str, Any],
+    *,
+    clock: Callable[[], int],
+    database_id: bytes | None,
+    tuning: dict[str, int],
+) -> Database:
+    """A handle. The caller is in the registry. Whatever fails, also for want of memory, nothing stays open."""
+    real = isinstance(disk, FileDisk)
+    read_only = options["read_only"]
+    handle = object()
+    storage = core = sharing = None
+    try:
         storage = _open_storage(
             disk,
             target,
             read_only=read_only,
-            create=create,
-            mode=mode,
-            image=lambda: _empty_image(page_size, database_id or secrets.token_bytes(16), clock()),
+            create=options["create"],
+            mode=options["mode"],
+            image=lambda: _empty_image(options["page_size"], database_id or secrets.token_bytes(16), clock()),
         )
-        try:
-            key = storage.identity() if real else (id(disk), *storage.identity())
-            core = _cores.get(key)
-            if core is not None:
-                core.handles += 1
-                core.pager.gate.when_idle = None
-                if _cores.get(key) is not core:  # a finalizer has closed it in this very moment
-                    core = None
-            if core is not None:
-                storage.close()
-                if core.storage.read_only and not read_only:
-                    core.leave()
-                    raise ReadOnlyError(
-                        errno.EROFS, f"{target!r} is open with read_only=True in this process; close that handle first"
-                    )
-            else:
-                sharing = (
-                    _enter(storage, target, read_only=read_only, timeout=lock_timeout) if real else _alone(storage)
-                )
-                try:
-                    if real and not storage.is_current():
-                        raise Error(f"{target!r} was replaced while it was being opened; open it again")
-                    pager = Pager(storage, sharing, verify=verify, max_size=max_size, clock=clock, **tuning)
-                except BaseException:
-                    sharing.leave(lambda: None)
-                    raise
-                core = _cores[key] = _Core(key, storage, pager)
-                core.handles = 1
-        except BaseException:
+        key = storage.identity() if real else (id(disk), *storage.identity())
+        core = _cores.get(key)
+        if core is not None:
+            core.handles.add(handle)
+            core.pager.gate.when_idle = None
+            if core.pager.gate.is_shut:  # its closing was interrupted
+                core.handles.discard(handle)
+                core.close_if_unused()
+            if _cores.get(key) is not core:  # or a finalizer has closed it in this very moment
+                core = None
+        if core is not None:
             storage.close()
-            raise
-        return Database(core, target, options)
+            if core.storage.read_only and not read_only:
+                raise ReadOnlyError(
+                    errno.EROFS, f"{target!r} is open with read_only=True in this process; close that handle first"
+                )
+        else:
+            sharing = (
+                _enter(storage, target, read_only=read_only, timeout=options["lock_timeout"])
+                if real
+                else _alone(storage)
+            )
+            if real and not storage.is_current():
+                raise Error(f"{target!r} was replaced while it was being opened; open it again")
+            pager = Pager(
+                storage, sharing, verify=options["verify"], max_size=options["max_size"], clock=clock, **tuning
+            )
+            made = _Core(key, storage, pager)
+            made.handles.add(handle)
+            database = Database(made, target, options, handle)
+            _cores[key] = core = made  # in this order: only what is there can be left
+            return database
+        return Database(core, target, options, handle)
+    except BaseException:
+        # Without memory nothing here may ask for any.
+        if core is not None:
+            core.handles.discard(handle)
+            core.leave(handle)
+        else:
+            try:
+                if sharing is not None:
+                    sharing.let_go()
+            finally:
+                if storage is not None:
+                    storage.close()
+        raise
 
 
 def _enter(storage: Storage, path: str, *, read_only: bool, timeout: float | None) -> FileSharing:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cowdb import format as fmt
     from cowdb.kernel import Space
+    from cowdb.locks import Turn
     from cowdb.meta import Meta
 
 __all__ = ["Draft", "Member"]
@@ -43,9 +44,24 @@ class Member:
 class Draft:
     """What one write transaction has changed so far: a writer for each tree that it has touched."""
 
-    def __init__(self, meta: Meta, space: Space, birth: int, budget: int, spill: Callable[[Draft], None]) -> None:
-        """The transaction `birth` on top of `meta`; `spill` writes it early beyond `budget` bytes of dirty pages."""
+    def __init__(
+        self,
+        meta: Meta,
+        space: Space,
+        birth: int,
+        budget: int,
+        spill: Callable[[Draft], None],
+        *,
+        turn: Turn,
+        following: int,
+    ) -> None:
+        """The transaction `birth` on top of `meta`; `spill` writes it early beyond `budget` bytes of dirty pages.
+
+        `turn` is that of its writer, `following` the transaction id after it.
+        """
         self.meta = meta
+        self.turn = turn
+        self.following = following
         self.changes = Changes(birth, budget, lambda: spill(self))
         self.space = space
         self._main: Writer | None = None
@@ -115,6 +131,11 @@ class Draft:
         if writer is None:
             writer = self.named[name] = self.writer_type(self.space, descriptor, self.changes)
         return writer
+
+    def stop(self) -> None:
+        """See to it that nothing of it is written any more. It needs no memory."""
+        if self._main is not None:
+            Reader.close(self._main)  # who writes asks it first: see `Pager.spill` and `Pager.commit`
 
     def close(self) -> None:
         """End it: every tree of it refuses from now on."""

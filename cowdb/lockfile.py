@@ -83,10 +83,11 @@ class LockFile:
     def __init__(self, path: str, mode: int) -> None:
         """Open the lock file at `path`, making it with the permissions `mode`, those of the data file, if need be."""
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), mode)
+        self.fd = -1
         self._fence = threading.Lock()
         self._old: list[mmap.mmap] = []  # mappings that grew out of use; their words are the same memory
         try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), mode)
             found = os.fstat(self.fd)
             if found.st_mode & 0o777 != mode and found.st_uid == os.geteuid():
                 os.fchmod(self.fd, mode)  # who may write the data file may share it, whatever the umask says
@@ -97,7 +98,7 @@ class LockFile:
                 size = least
             self._map(size)
         except BaseException:
-            os.close(self.fd)
+            self.close()
             raise
 
     def _map(self, size: int) -> None:

@@ -2,6 +2,14 @@
 
 Between processes, `sharing` decides; a thread asks there when its turn in the
 queue has come.
+
+A `Turn` stands for one thread's wish to write, from before it asks until it is
+over.  It makes the end of a turn something that may be said twice: memory can
+run out, or Ctrl-C come, in the middle of any clean-up, which is then repeated,
+when the lock may be somebody else's by now.
+
+    Turn --> waiting --> holder --> over
+               '-------------------'      gave up
 """
 
 from __future__ import annotations
@@ -13,14 +21,16 @@ from typing import Final
 
 from cowdb.errors import Error, LockTimeoutError
 
-__all__ = ["WriterLock"]
+__all__ = ["AT_ONCE", "Turn", "WriterLock", "me"]
 
+AT_ONCE: Final = (False,)
+"""Arguments of `acquire` for who cannot wait. A call with a tuple that is there already needs no memory."""
 
 _thread: Final = threading.local()
 
 
-def _me() -> object:
-    """What stands for this thread alone; its number will do for another one when it has ended."""
+def me() -> object:
+    """What stands for the calling thread alone; its number will do for another one when it has ended."""
     try:
         found: object = _thread.me
     except AttributeError:
@@ -28,96 +38,172 @@ def _me() -> object:
     return found
 
 
+class Turn:
+    """One thread's wish to write; made before the lock is asked for."""
+
+    __slots__ = ("_me", "_wake", "over", "thread")
+
+    def __init__(self) -> None:
+        self._me = me()
+        self._wake: threading.Lock | None = None  # released when the lock is handed over
+        self.thread = threading.current_thread()
+        self.over = False
+
+
 class WriterLock:
     """One writer at a time, first come, first served.
 
     A forgotten transaction gives it back out of a finalizer, which may run at
     any moment, also inside `acquire` of the same thread.  So `release` waits for
-    nothing: it leaves a note, and whoever has the mutex acts on it afterwards.
+    nothing: it says that the turn is over, and whoever has the mutex hands the
+    lock on afterwards.  That needs no memory, and may be broken off anywhere: who
+    comes next goes on with it.
     """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._waiting: deque[tuple[object, threading.Lock]] = deque()
-        self._holder: object = None  # a thread, as `_me` names it
-        self._notes: deque[None] = deque()
+        self._try_mutex = self._mutex.acquire
+        self._waiting: deque[Turn] = deque()
+        self._holder: Turn | None = None
 
-    def acquire(self, timeout: float | None) -> None:
+    def acquire(self, timeout: float | None, turn: Turn | None = None) -> None:
         """Wait for the lock, at most `timeout` seconds (None: as long as it takes).
+
+        Whatever it raises, and also if an interrupt comes just when it returns,
+        `release` of the same `turn` sees to it that nothing is kept.
 
         Raises `LockTimeoutError`; `Error` at once if this thread has it already,
         since it would wait for itself.
         """
-        me = _me()
+        if turn is None:
+            turn = Turn()
         wait = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
         with self._mutex:
-            self._do_notes()  # our own release may be among them, noted while somebody else had the mutex
-            free = self._holder is None and not self._waiting
-            twice = self._holder is me
-            if free:
-                self._holder = me
-            elif not twice:
-                turn = threading.Lock()
-                turn.acquire()
-                place = (me, turn)
-                self._waiting.append(place)
-        if self._notes:
-            self._act_on_notes()
-        if free:
+            self._hand_on()  # our own last turn may have ended while somebody else had the mutex
+            holder = self._holder
+            if holder is None:
+                self._holder = turn
+            elif holder._me is not turn._me:  # noqa: SLF001 - a turn and its lock are one
+                wake = turn._wake = threading.Lock()  # noqa: SLF001
+                wake.acquire()
+                self._waiting.append(turn)
+        if self._due():
+            self._act()
+        if holder is None:
             return
-        if twice:
+        if turn._wake is None:  # noqa: SLF001
             raise Error("this thread has a write transaction open already; commit or abort it first")
         try:
-            mine = turn.acquire(timeout=wait)
+            mine = wake.acquire(timeout=wait)
         except BaseException:
-            if not self._leave(place):
-                self.release()  # it was handed over in the same moment
+            self.release(turn)
             raise
-        if not mine and self._leave(place):
+        if not mine and not self.holds(turn):
+            self._leave(turn, timeout)
+
+    def _leave(self, turn: Turn, timeout: float | None) -> None:
+        """Stop waiting, unless the lock was handed over in this very moment."""
+        try:
+            with self._mutex:
+                late = self._holder is not turn
+                if late:
+                    turn.over = True
+                    if turn in self._waiting:
+                        self._waiting.remove(turn)
+        finally:
+            if self._due():
+                self._act()
+        if late:
             assert timeout is not None
             raise LockTimeoutError("the writer lock", timeout, os.getpid())
 
-    def acquire_if_free(self) -> bool:
-        """Take the lock if nobody has it or waits for it; True if it is taken now."""
-        if not self._mutex.acquire(blocking=False):
-            return False  # somebody is just taking it or letting it go, and will look himself
+    def acquire_if_free(self, turn: Turn | None = None) -> bool:
+        """Take the lock if nobody has it or waits for it; True if it is taken now. `turn` may be one that is over."""
+        if turn is None:
+            turn = Turn()
+        mine = free = False
         try:
-            free = self._holder is None and not self._waiting
-            if free:
-                self._holder = _me()
+            mine = self._try_mutex(*AT_ONCE)
+            if mine:  # else somebody is just taking it or letting it go, and will look himself
+                self._hand_on()
+                free = self._holder is None
+                if free:
+                    turn.over = False
+                    self._holder = turn
         finally:
-            self._mutex.release()
-        self._act_on_notes()
+            if mine:
+                self._mutex.release()
+        if self._due():
+            self._act()
         return free
 
-    def _leave(self, place: tuple[object, threading.Lock]) -> bool:
-        """Stop waiting; False if the lock was handed over meanwhile."""
-        with self._mutex:
-            waiting = place in self._waiting
-            if waiting:
-                self._waiting.remove(place)
-        self._act_on_notes()
-        return waiting
+    def holds(self, turn: Turn) -> bool:
+        """Whether the lock is this turn's, which is not over."""
+        return self._holder is turn and not turn.over
 
-    def release(self) -> None:
-        """Hand the lock to the thread that has waited longest. Any thread may call it, and any finalizer."""
-        self._notes.append(None)
-        self._act_on_notes()
+    def release(self, turn: Turn | None = None) -> None:
+        """Hand the lock to the thread that has waited longest. Any thread may call it, and any finalizer.
 
-    def _act_on_notes(self) -> None:
-        """Do the releases that were noted, unless somebody has the mutex: then he does them, as he looks later."""
-        while self._notes and self._mutex.acquire(blocking=False):
+        Without a `turn` it is that of the holder.  Harmless when repeated.  It
+        needs no memory.
+        """
+        if turn is None:
+            turn = self._holder
+            assert turn is not None
+        turn.over = True
+        try:
+            self._act()
+        except BaseException:
+            self._act()  # who waits would not come by to do it
+            raise
+
+    def _due(self) -> bool:
+        """Whether something was left to do by who could not wait for the mutex, or was interrupted."""
+        holder = self._holder
+        waiting = self._waiting
+        if holder is None or holder.over:
+            return holder is not None or bool(waiting)
+        try:
+            return bool(waiting) and waiting[0] is holder
+        except IndexError:  # who has the mutex was just taking it out
+            return False
+
+    def _act(self) -> None:
+        """Hand on what is due, unless somebody has the mutex: then he does, as he looks later."""
+        while self._due():
+            mine = False
             try:
-                self._do_notes()
+                mine = self._try_mutex(*AT_ONCE)
+                if not mine:
+                    return
+                self._hand_on()
             finally:
-                self._mutex.release()
+                if mine:
+                    self._mutex.release()
 
-    def _do_notes(self) -> None:
-        """Do the releases that were noted. The caller has the mutex."""
-        while self._notes:
-            self._notes.popleft()
-            if self._waiting:
-                self._holder, turn = self._waiting.popleft()
-                turn.release()
+    def _hand_on(self) -> None:
+        """Hand the lock on if the holder's turn is over. The caller has the mutex.
+
+        The next one is the holder before he is woken, and waits in the queue until
+        he is.  So each step can be seen, and done again.
+        """
+        waiting = self._waiting
+        while True:
+            holder = self._holder
+            if holder is None or holder.over:
+                if not waiting:
+                    self._holder = None
+                    return
+                following = waiting[0]
+                if following is holder or following.over:
+                    waiting.popleft()
+                else:
+                    self._holder = following
+            elif waiting and waiting[0] is holder:
+                wake = holder._wake  # noqa: SLF001 - a turn and its lock are one
+                assert wake is not None
+                if wake.locked():
+                    wake.release()
+                waiting.popleft()
             else:
-                self._holder = None
+                return

@@ -40,11 +40,11 @@ from cowdb import meta as meta_page
 from cowdb.allocation import Allocator, blocker, spare_pages
 from cowdb.catalog import name_key
 from cowdb.draft import Draft, Member
-from cowdb.errors import ClosedError, CorruptionError, Error, PoisonedError, ReadOnlyError
+from cowdb.errors import ClosedError, CorruptionError, Error, LockTimeoutError, PoisonedError, ReadOnlyError
 from cowdb.extent import LEAST_GROWTH, Extent
 from cowdb.freelist import coalesce
 from cowdb.kernel import Gate, Path, Reader
-from cowdb.locks import WriterLock
+from cowdb.locks import WriterLock, me
 from cowdb.meta import Meta
 from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
 from cowdb.recovery import reassert, take_over
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cowdb.kernel import Writer
+    from cowdb.locks import Turn
     from cowdb.sharing import Sharing
     from cowdb.storage import Storage
 
@@ -95,12 +96,14 @@ class Pager:
         self.next_transaction: int = _next_id(meta.transaction)
         self.allocator = Allocator(self.page_size, self.extent.max_pages)
         self._closed = False
+        self.closed = False  # nothing of it is open any more
         self._has_turn = False  # this process may write (it holds the lock between processes)
         self._fresh_turn = False  # ... and has not looked yet how the one before it left the file
-        self._group = threading.RLock()  # guards the two below
-        self._group_moved = threading.Condition(self._group)
+        self._group = threading.Lock()  # guards the four below
         self._pending: list[Member] = []  # sealed, not durable yet
         self._in_flight: list[Member] = []  # being flushed
+        self._leader: object = None  # the thread that does, and will say how it went; else who comes next finds out
+        self._asleep: deque[threading.Lock] = deque()  # threads that wait for that, each for a lock of its own
         self._durable_pages = meta.page_count
         self._unsynced = 0
         self._page_writes = 0  # how often pages were written
@@ -145,17 +148,21 @@ class Pager:
 
     # ------------------------------------------------------------ begin and end of a write
 
-    def lock(self, timeout: float | None) -> None:
+    def lock(self, timeout: float | None, turn: Turn) -> None:
         """Become the one who may write, in this process and over all; `LockTimeoutError` after `timeout` seconds.
 
         While a group of this process is being flushed, the process keeps its turn,
-        unless another process waits for it.
+        unless another process waits for it.  If an interrupt comes just when this
+        returns, `unlock` of the same `turn` is what undoes it.
         """
         begun = time.monotonic()
+        if self._in_flight and self._not_led():
+            self._tidy()
         try:
-            self.writer_lock.acquire(timeout)
+            self.writer_lock.acquire(timeout, turn)
         except BaseException:
-            self._end_group()  # who let go meanwhile may have taken us for the next one
+            self.writer_lock.release(turn)
+            self._end_group(turn)  # who let go meanwhile may have taken us for the next one
             raise
         try:
             if self._closed:
@@ -165,33 +172,43 @@ class Pager:
                 self._give_turn()
             if not self._has_turn:
                 self.words.lock_writer(None if timeout is None else max(0.0, timeout - (time.monotonic() - begun)))
-                self._has_turn = self._fresh_turn = True
-        except BaseException:
-            self.unlock()
+                self._fresh_turn = True  # first: a turn that was not looked at must never be taken for one that was
+                self._has_turn = True
+        except BaseException as error:
+            if not self._has_turn and not isinstance(error, LockTimeoutError):
+                self.words.unlock_writer()  # it may have become ours in this very moment
+            self.unlock(turn)
             raise
 
-    def unlock(self) -> None:
-        """Let the next one write. A finalizer may call it: it waits for nothing."""
+    def unlock(self, turn: Turn) -> None:
+        """Let the next one write. A finalizer may call it: it waits for nothing.
+
+        Harmless when repeated, as after an interrupt.  What lets the others go on
+        needs no memory.
+        """
+        lock = self.writer_lock
         try:
-            if self._has_turn and not self._pending and not self._in_flight:
-                if not self.storage.read_only and self.poison.reason is None and self.words.durable is not None:
-                    self._cut_file()
-                self._give_turn()
+            if lock.holds(turn) and self._has_turn and not self._pending and not self._in_flight:
+                try:
+                    if not self.storage.read_only and self.poison.reason is None and self.words.durable is not None:
+                        self._cut_file()
+                except MemoryError:
+                    pass  # the next cut tries again
+                finally:
+                    self._give_turn()
         finally:
-            self.writer_lock.release()
-        if self._has_turn and not self._pending and not self._in_flight and self.writer_lock.acquire_if_free():
-            # The flush that was in flight ended while we let go.
-            self.unlock()
+            lock.release(turn)
+        self._end_group(turn)  # the flush that was in flight may have ended while we let go
 
     def _give_turn(self) -> None:
         """Let another process write: QUIET, unless something failed here (P2)."""
         if self.poison.reason is None and not self._fresh_turn:
             self.words.busy = False
-        self._has_turn = False
+        self._has_turn = False  # first: what is not ours any more must never be taken for ours
         self.words.unlock_writer()
 
-    def begin(self) -> Draft:
-        """A draft of the next transaction. The caller holds the writer lock.
+    def begin(self, turn: Turn) -> Draft:
+        """A draft of the next transaction. The caller holds the writer lock, for this `turn`.
 
         The first one after opening re-asserts the state of the file (P3).
         """
@@ -219,16 +236,23 @@ class Pager:
         if allocator.free is None or allocator.base != meta.transaction:
             allocator.load(meta, self.live())
         self.words.busy = True
-        return Draft(meta, space, self.next_transaction, self.memory_budget, self.spill)
+        birth = self.next_transaction
+        return Draft(meta, space, birth, self.memory_budget, self.spill, turn=turn, following=_next_id(birth))
 
     def finish(self, draft: Draft) -> None:
-        """The end of a draft, committed or not: what it allotted and did not commit is free again, as is the lock."""
-        if draft.allotted:
-            self.allocator.free = None
-            self.next_transaction = _next_id(draft.changes.birth)
+        """The end of a draft, committed or not: what it allotted and did not commit is free again, as is the lock.
+
+        Harmless when repeated, as after an interrupt.
+        """
+        try:
+            draft.stop()  # nothing of it is written from here on, whatever else fails
+            if draft.allotted:
+                self.allocator.free = None
+                self.next_transaction = draft.following
+                draft.allotted = False
+        finally:
+            self.unlock(draft.turn)  # nothing, if it was handed on
         draft.close()
-        if not draft.handed_on:
-            self.unlock()
 
     def _recover(self) -> None:
         """Make the state certain if nobody has in this session, or if a writer did not end cleanly (P3)."""
@@ -266,6 +290,7 @@ class Pager:
         until the file is opened again; then the writer is poisoned.
         """
         self.poison.refuse()
+        draft.main.open_space()  # an abort that was interrupted has ended it all the same
         changes = draft.changes
         if changes.torn:
             raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
@@ -330,7 +355,7 @@ class Pager:
         written = self._write_pages(sealed)
         self.failpoint("hand on")
         space.trust(sealed, transaction)
-        self.next_transaction = _next_id(transaction)
+        self.next_transaction = draft.following
         allocator.base = transaction
         draft.allotted = False  # only now: interrupted in between, the next draft must not use this one's free list
         written += draft.written * self.page_size
@@ -414,15 +439,18 @@ class Pager:
                 if hand_on is not None:
                     hand_on()
             finally:
-                self.writer_lock.release()
+                self.writer_lock.release(draft.turn)
             while not member.done:
                 self._lead_or_wait(member)
         except BaseException as error:
+            # The others, and the next writer, must not wait for a thread that was interrupted.
             if not isinstance(error, PoisonedError) and self.poison.reason is None:
-                self._drain()  # the others, and the next writer, must not wait for a thread that was interrupted
+                self._drain()
+            elif self._in_flight:
+                self._tidy()
             raise
         finally:
-            self._end_group()
+            self._end_group(draft.turn)
 
     def _drain(self) -> None:
         """Have everything that is sealed durable and published, and no flush in flight."""
@@ -441,46 +469,102 @@ class Pager:
     def _lead_or_wait(self, member: Member) -> None:
         """Flush for all that is sealed now, or wait for the thread that is flushing (P5: one at a time)."""
         group: list[Member] = []
+        wake = None
         try:
             with self._group:
+                if self._in_flight and self._not_led():
+                    self._end_flush()
                 if member.done:
                     return
                 if self._in_flight:
-                    self._group_moved.wait()
-                    return
-                self._refuse_member()
-                # Choosing the newest and counting all of them as live is one step (P6).
-                group = self._in_flight = self._pending
-                self._pending = []
-            self._publish(group, lazy=False)
+                    wake = threading.Lock()
+                    wake.acquire()
+                    self._asleep.append(wake)
+                    if self._leader is None:
+                        return  # the leader may have looked whom to wake before he could see us
+                else:
+                    self._refuse_member()
+                    following: list[Member] = []
+                    # Choosing the newest and counting all of them as live is one step (P6).
+                    group = self._pending
+                    self._leader = me()
+                    self._in_flight = group
+                    self._pending = following
+            if wake is not None:
+                wake.acquire()
+            else:
+                self._publish(group, lazy=False)
         finally:
             if group:
-                self._end_flush(group)
+                self._tidy()
 
-    def _end_flush(self, group: list[Member]) -> None:
-        """Tell the members of `group` how it went. An interrupt can have come at any moment, so look at what is so."""
-        with self._group:
-            waiting = [] if self._pending is group else self._pending
-            published = self.gate.current.meta.transaction >= group[-1].meta.transaction
-            for member in group:
-                member.done = published
-            if self.poison.reason is not None:
-                waiting = []  # what was built on a state that is not known has failed with it
-            elif not published:
-                waiting = group + waiting  # interrupted before it began
-            self._pending = waiting  # first: who finds neither list filled lets the turn go (`unlock`)
-            self._in_flight = []
-            self._group_moved.notify_all()
+    def _tidy(self) -> None:
+        """Let who waits for a flush go on that has come to its end, however it did."""
+        try:
+            if self._not_led():
+                self._leader = None  # first: whatever becomes of the rest of this, somebody will do it
+            with self._group:
+                if self._leader is None:
+                    self._end_flush()
+        finally:
+            self._wake()
+
+    def _not_led(self) -> bool:
+        """Whether what is in flight was left there by a thread that was interrupted: perhaps our own, since it asks."""
+        leader = self._leader
+        return leader is None or leader is me()
+
+    def _end_flush(self) -> None:
+        """Tell the members in flight how it went; the caller has `_group`, and nobody leads them any more.
+
+        An interrupt can have come at any moment, so look at what is so.  This can
+        be interrupted as well, and is done again then.
+        """
+        group = self._in_flight
+        if not group:
+            return
+        waiting = [] if self._pending is group else self._pending
+        published = self.gate.latest.meta.transaction >= group[-1].meta.transaction
+        for member in group:
+            member.done = published
+        if self.poison.reason is not None:
+            waiting = []  # what was built on a state that is not known has failed with it
+        elif not published:
+            waiting = group + waiting  # interrupted before it began
+        self._pending = waiting  # first: who finds neither list filled lets the turn go (`unlock`)
+        self._in_flight = []
+        self._leader = None
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wake all who wait for a flush, to look again. It waits for nothing and needs no memory."""
+        asleep = self._asleep
+        while asleep:
+            try:
+                wake = asleep[0]
+                if wake.locked():
+                    wake.release()
+                asleep.remove(wake)
+            except (IndexError, ValueError, RuntimeError):
+                continue  # another thread has just woken the same one
 
     def _refuse_member(self) -> None:
         if self.poison.reason is not None:
             self._pending = []  # who was sealed since the failure is not on his way any more, and keeps no turn
             self.poison.refuse_member()
 
-    def _end_group(self) -> None:
-        """If nobody of this process writes any more, let the other processes have their turn."""
-        if self.writer_lock.acquire_if_free():
-            self.unlock()
+    def _end_group(self, turn: Turn) -> None:
+        """If nobody of this process writes any more, let the other processes have their turn.
+
+        `turn` is one that is over: for this it is used once more.
+        """
+        if self._has_turn and not self._pending and not self._in_flight:
+            try:
+                if self.writer_lock.acquire_if_free(turn):
+                    self.unlock(turn)
+            except BaseException:
+                self.writer_lock.release(turn)
+                raise
 
     # ------------------------------------------------------------ the file
 
@@ -609,11 +693,15 @@ class Pager:
     def close(self) -> None:
         """Leave the file; who is the last one inside ends it cleanly."""
         self._closed = True
-        self.quiesce()  # the writer lock is kept until the flush is done
         try:
+            self.quiesce()  # the writer lock is kept until the flush is done
             self.words.leave(self.settle)
         finally:
-            self.storage.close()
+            try:
+                self.words.let_go()
+            finally:
+                self.storage.close()
+                self.closed = True
 
     def abandon(self) -> None:
         """In a forked child: all this is the parent's."""

@@ -27,6 +27,8 @@ NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NOT_COMMITTED: Final = "the transaction was not committed"
 UNKNOWN: Final = "whether the newest transaction holds is unknown until the database is closed and opened again"
 NOTHING_LOST: Final = "every transaction was durable before, nothing is lost"
+_IN_THE_MIDDLE: Final = "it failed in the middle of a commit"
+"""What is said where there is no memory to say it better."""
 
 
 class Poison:
@@ -54,6 +56,7 @@ class Poison:
     def interrupted(self, error: BaseException) -> None:
         """A commit ended in the middle, whatever by: what the file holds is not known."""
         if self.reason is None:
+            self.reason = _IN_THE_MIDDLE  # first, and without asking for memory
             self.reason = f"a commit was interrupted ({error!r})"
 
     def not_committed(self, what: str, error: OSError) -> NoReturn:
@@ -67,6 +70,7 @@ class Poison:
 
     def fail(self, what: str, error: BaseException, state: str = NOT_COMMITTED) -> NoReturn:
         """Poison the writer and say so. BUSY stays set (P2)."""
+        self.reason = _IN_THE_MIDDLE  # first, and without asking for memory
         self.reason = f"{what} failed ({error})"
         if isinstance(error, OSError):
             raise PoisonedError(error.errno, f"{self.reason}; {state}; reading goes on, writing has stopped") from error

@@ -23,6 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from cowdb.errors import ClosedError, CorruptionError
+from cowdb.locks import AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,11 +64,12 @@ class Gate:
     def __init__(self, sharing: Sharing, mapper: Callable[[Meta, Space | None], Space]) -> None:
         """`mapper` gives a mapping that covers a meta's pages, the one before if that will do."""
         self._lock = threading.Lock()
+        self._try_lock = self._lock.acquire
         self._sharing = sharing
         self._mapper = mapper
         self._used: set[Snapshot] = set()
         self._left: deque[Snapshot] = deque()
-        self._guests = 0
+        self._guests: set[object] = set()
         self._current = self._newest(None)
         self._shut = False
         self.when_idle: Callable[[], None] | None = None  # called when the last user has gone; must wait for nothing
@@ -80,6 +82,11 @@ class Gate:
                 self._current = self._newest(self._current)
             if self._left:
                 self._settle()
+        return self._current
+
+    @property
+    def latest(self) -> Snapshot:
+        """The newest snapshot that this process has seen; what it has published itself, if it writes."""
         return self._current
 
     def _newest(self, before: Snapshot | None) -> Snapshot:
@@ -110,11 +117,15 @@ class Gate:
                     # First say what we are going to use, then look whether it is still the newest: the writer does
                     # it the other way round, so one of the two sees the other (I2).
                     snapshot.pin = sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
-                    if snapshot.word == sharing.published:
-                        snapshot.users = 1
-                        self._used.add(snapshot)
-                        return snapshot
-                    sharing.unpin(snapshot.pin)
+                    try:
+                        if snapshot.word == sharing.published:
+                            self._used.add(snapshot)
+                            snapshot.users = 1
+                            return snapshot
+                    finally:
+                        if not snapshot.users:
+                            self._used.discard(snapshot)
+                            sharing.unpin(snapshot.pin)
         finally:
             if self._left:
                 self._settle()
@@ -153,16 +164,31 @@ class Gate:
         Only if somebody is inside the gate in this very moment, it is left to
         him, when he comes out: an idle process must not keep pages from the others.
         """
-        self._left.append(snapshot)
-        self._settle()
+        mine = False
+        try:
+            mine = self._try_lock(*AT_ONCE)
+            if mine:
+                self._end(snapshot)  # without a note, which might find no memory
+            else:
+                self._left.append(snapshot)
+        finally:
+            if mine:
+                self._lock.release()
+        if self._left or self.when_idle is not None:
+            self._settle()
 
     def _settle(self) -> None:
         """End the uses that finalizers left behind, unless somebody is inside: then he does, as he looks later."""
-        while self._left and self._lock.acquire(blocking=False):
+        while self._left:
+            mine = False
             try:
+                mine = self._try_lock(*AT_ONCE)
+                if not mine:
+                    break
                 self._end_left()
             finally:
-                self._lock.release()
+                if mine:
+                    self._lock.release()
         if self.when_idle is not None:
             self._tell_if_idle()
 
@@ -179,22 +205,22 @@ class Gate:
     @contextlib.contextmanager
     def guest(self) -> Iterator[None]:
         """Be at work on the file, which is not closed meanwhile; `ClosedError` if the gate is shut."""
-        self.enter()
+        guest = object()
         try:
+            self.enter(guest)
             yield
         finally:
-            self.exit()
+            self.exit(guest)
 
-    def enter(self) -> None:
-        """Be a guest until `exit`; `ClosedError` if the gate is shut."""
+    def enter(self, guest: object) -> None:
+        """Let `guest` be one until `exit`; `ClosedError` if the gate is shut."""
         with self._lock:
             self._refuse_if_shut()
-            self._guests += 1
+            self._guests.add(guest)
 
-    def exit(self) -> None:
-        """Be a guest no longer."""
-        with self._lock:
-            self._guests -= 1
+    def exit(self, guest: object) -> None:
+        """Let `guest` be one no longer. Harmless if he is none, as after an interrupt."""
+        self._guests.discard(guest)  # one step, so it needs no lock, and no memory
         if self._left or self.when_idle is not None:
             self._settle()
 
@@ -213,6 +239,11 @@ class Gate:
         if self._left:
             self._settle()
         return sorted(live, key=_transaction) if len(live) > 1 else list(live)
+
+    @property
+    def is_shut(self) -> bool:
+        """True once `shut` has been."""
+        return self._shut
 
     def shut(self) -> bool:
         """Let nobody begin any more; False, and nothing changed, if a snapshot is in use or a guest is here."""

@@ -87,6 +87,9 @@ class Sharing(Protocol):
     def leave(self, settle: Callable[[], None]) -> None:
         """Leave the file; `settle` is called first if nobody else is inside."""
 
+    def let_go(self) -> None:
+        """Leave it as a process does that dies. Harmless when repeated, and it needs no memory."""
+
     def abandon(self) -> None:
         """In a forked child: forget all this without letting anything of the parent's go."""
 
@@ -135,6 +138,9 @@ class LocalSharing:
         """See `Sharing`."""
         settle()
 
+    def let_go(self) -> None:
+        """See `Sharing`."""
+
     def abandon(self) -> None:
         """See `Sharing`."""
 
@@ -157,8 +163,10 @@ def _static_locks(path: str, locks_type: type[ByteLocks]) -> ByteLocks:
 def _let_go(words: LockFile) -> None:
     """Close the lock file and its mapping, and say before that it is not ours any more: a mapping may live on."""
     if words.fd >= 0:
-        fcntl.flock(words.fd, fcntl.LOCK_UN)
-        words.close()
+        try:
+            fcntl.flock(words.fd, fcntl.LOCK_UN)
+        finally:
+            words.close()
         with contextlib.suppress(MemoryError):  # the garbage collector does it then
             words.unmap(keep=True)
 
@@ -225,8 +233,8 @@ class FileSharing:
     def _enter(self, timeout: float | None, make: Callable[[], Meta]) -> None:
         words = self._shared()
         locks = self._locks
-        self._lock_open(timeout)
         try:
+            self._lock_open(timeout)
             if locks.try_lock(INSIDE):
                 fcntl.flock(words.fd, fcntl.LOCK_SH)
                 words.make()
@@ -274,19 +282,22 @@ class FileSharing:
 
     def leave(self, settle: Callable[[], None]) -> None:
         """See `Sharing`."""
-        words = self.words
-        if words is None:
-            self._locks.close()
-            return
         try:
-            self._locks.lock(OPEN, None)
-            if self._locks.try_lock(INSIDE):
-                settle()
+            if self.words is not None:
+                self._locks.lock(OPEN, None)
+                if self._locks.try_lock(INSIDE):
+                    settle()
         finally:
-            for pin in self._free_pins:
-                words.unpin(pin)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """See `Sharing`. What it has pinned counts no more, as nobody holds the lock of its blocks."""
+        words = self.words
+        try:
             self._locks.close()
-            _let_go(words)
+        finally:
+            if words is not None:
+                _let_go(words)
 
     def abandon(self) -> None:
         """See `Sharing`."""
@@ -343,20 +354,27 @@ class FileSharing:
         if not self._free_pins:
             self._claim(self.words)
         handle = self._free_pins.pop()
-        self.words.pin(handle, transaction, page_count)
+        try:
+            self.words.pin(handle, transaction, page_count)
+        except BaseException:
+            self.unpin(handle)
+            raise
         return handle
 
     def unpin(self, handle: int) -> None:
         """See `Sharing`."""
         if self.words is not None:
             self.words.unpin(handle)
-            self._free_pins.append(handle)
+            try:  # noqa: SIM105 - `suppress` needs memory
+                self._free_pins.append(handle)
+            except MemoryError:
+                pass  # a word less, of very many
 
     def _claim(self, words: LockFile) -> None:
         """Get one more block: the lock of a free one, which says as long as it is held that we live."""
         with self._claiming:
-            self._locks.lock(OPEN, None)
             try:
+                self._locks.lock(OPEN, None)
                 while True:
                     for block in range(words.blocks()):
                         if block not in self._blocks and self._locks.try_lock(FIRST_BLOCK + block):
@@ -409,9 +427,9 @@ class FileSharing:
             words.passed += 1
             return
         deadline = time.monotonic() + timeout
-        if not locks.lock(TIMED, deadline):
-            raise LockTimeoutError("the writer lock", timeout, words.writer or None)
         try:
+            if not locks.lock(TIMED, deadline):
+                raise LockTimeoutError("the writer lock", timeout, words.writer or None)
             self._wait_for_turn(words, timeout, deadline)
             words.passed = 0
         finally:
@@ -419,23 +437,28 @@ class FileSharing:
 
     def _wait_for_turn(self, words: LockFile, timeout: float | None, deadline: float | None) -> None:
         locks = self._locks
-        if not locks.lock(NEXT, deadline, longest_pause=_SHORT_PAUSE):
-            raise LockTimeoutError("the writer lock", timeout or 0.0, words.writer or None)
+        hinted = False
         try:
+            if not locks.lock(NEXT, deadline, longest_pause=_SHORT_PAUSE):
+                raise LockTimeoutError("the writer lock", timeout or 0.0, words.writer or None)
+            hinted = True
             words.waiting = True
             if not locks.lock(WRITER, deadline, count=_WRITER_AND_STATIC, longest_pause=_SHORT_PAUSE):
                 if not locks.is_taken(WRITER):
                     raise LockTimeoutError("a reader that cannot register, on a read-only medium,", timeout or 0.0)
                 raise LockTimeoutError("the writer lock", timeout or 0.0, words.writer or None)
         finally:
-            words.waiting = False
+            if hinted:
+                words.waiting = False
             locks.unlock(NEXT)
 
     def unlock_writer(self) -> None:
         """See `Sharing`."""
         if self.words is not None:
-            self.words.writer = 0
-            self._locks.unlock(WRITER, count=_WRITER_AND_STATIC)
+            try:
+                self.words.writer = 0
+            finally:
+                self._locks.unlock(WRITER, count=_WRITER_AND_STATIC)
 
     def contended(self) -> bool:
         """See `Sharing`. One system call, if there is a hint that somebody waits."""

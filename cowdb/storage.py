@@ -175,18 +175,26 @@ class Disk(Protocol):
 class FileStorage:
     """A file of the operating system.
 
-    It owns the descriptor that it is given.  Calls may come from many threads,
+    It owns its descriptor.  Calls may come from many threads,
     except that nobody else may be inside while one closes.
     """
 
     _fd = -1
 
-    def __init__(self, fd: int, path: str, *, read_only: bool) -> None:
-        self._fd = fd
+    def __init__(self, path: str, flags: int, mode: int, *, read_only: bool) -> None:
+        """Open `path` as `os.open` does. Whatever comes in between, no descriptor stays behind."""
         self.path: Final = path
         self.read_only: Final = read_only
-        found = os.fstat(fd)
-        self._identity: Final = found.st_dev, found.st_ino
+        try:
+            self._fd = os.open(path, flags, mode)
+            found = os.fstat(self._fd)
+            if not stat.S_ISREG(found.st_mode):
+                number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+                raise OSError(number, os.strerror(number), path)
+            self._identity: Final = found.st_dev, found.st_ino
+        except BaseException:
+            self.close()
+            raise
 
     def __repr__(self) -> str:
         kind = "closed" if self._fd < 0 else "read-only" if self.read_only else "open"
@@ -194,8 +202,10 @@ class FileStorage:
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:
+                self.close()
 
     def size(self) -> int:
         """The size of the file in bytes."""
@@ -425,15 +435,7 @@ class FileDisk:
 
 def _open_file(path: str, flags: int, mode: int, *, read_only: bool) -> FileStorage:
     # Absolute, so that `is_current` means the same after the process changed its directory.
-    path = os.path.abspath(path)
-    fd = os.open(path, flags, mode)
-    storage = FileStorage(fd, path, read_only=read_only)
-    kind = os.fstat(fd).st_mode
-    if not stat.S_ISREG(kind):
-        storage.close()
-        number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
-        raise OSError(number, os.strerror(number), path)
-    return storage
+    return FileStorage(os.path.abspath(path), flags, mode, read_only=read_only)
 
 
 # ---------------------------------------------------------------- creation

@@ -260,9 +260,15 @@ class WriteTransaction(WriteTree):
         self._draft.changes.spill = refuse
 
     def _finish(self) -> None:
-        end, self._end = self._end, None
-        if end is not None:
-            end(self._draft)
+        end = None
+        try:
+            end, self._end = self._end, None  # nobody else ends it meanwhile
+            if end is not None:
+                end(self._draft)
+        except BaseException:
+            if end is not None:
+                self._end = end  # it was interrupted, and goes on when it is called again
+            raise
 
     def __enter__(self) -> Self:
         """Use it as a block: it commits at the end, and aborts if the block raises."""
@@ -279,10 +285,13 @@ class WriteTransaction(WriteTree):
 
     def __del__(self) -> None:
         if getattr(self, "_end", None) is not None:
-            warnings.warn(
-                "a write transaction was forgotten; it is aborted", ResourceWarning, stacklevel=2, source=self
-            )
-            self.abort()
+            try:
+                if not self._draft.turn.over:  # else its end was interrupted
+                    warnings.warn(
+                        "a write transaction was forgotten; it is aborted", ResourceWarning, stacklevel=2, source=self
+                    )
+            finally:
+                self.abort()
 
     def __repr__(self) -> str:
         return f"<cowdb.WriteTransaction {self.changes.birth}, {'closed' if self.closed else 'open'}>"

@@ -263,11 +263,10 @@ def _group_acknowledged_together() -> list[Change]:
     """When a flush ends, those who were sealed while it ran are told that they are durable, too."""
     real = Pager._end_flush
 
-    def end(self: Any, group: list[Any]) -> None:
-        with self._group:
-            for member in self._pending:
-                member.done = True
-            real(self, group)
+    def end(self: Any) -> None:
+        for member in self._pending:
+            member.done = True
+        real(self)
 
     return [(Pager, "_end_flush", end)]
 

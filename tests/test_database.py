@@ -24,6 +24,7 @@ from cowdb import database as database_module
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
 from cowdb.database import open_on
+from cowdb.locks import Turn
 from cowdb.storage import FileDisk
 from cowdb.testing import MemoryDisk
 
@@ -391,7 +392,7 @@ def test_a_read_only_pager_refuses_by_itself(database):
     db = database(read_only=True)
     pager = db._core.pager
     with pytest.raises(cowdb.ReadOnlyError):
-        pager.begin()
+        pager.begin(Turn())
     pager.sync()
 
 
@@ -892,7 +893,7 @@ def test_a_forgotten_writer_may_be_collected_inside_the_locks(database):
             gc.collect()
 
     assert in_thread(collected_inside) is None
-    core.pager.writer_lock._act_on_notes()
+    core.pager.writer_lock._act()
     db[b"b"] = b"1"
 
 
@@ -1149,7 +1150,7 @@ def test_a_core_that_a_finalizer_closes_in_the_moment_of_opening_is_opened_anew(
             found = super().get(key)
             if found is not None and not done:
                 done.append(1)
-                found.handles = 0
+                found.handles = set()
                 db._core = None
                 found.close_if_unused()
             return found

@@ -140,6 +140,9 @@ class Interrupting:
     def release(self):
         self._real.release()
 
+    def locked(self):
+        return self._real.locked()
+
 
 @pytest.mark.parametrize("handed_over", [False, True])
 def test_an_interrupted_wait_neither_keeps_the_lock_nor_a_place_in_the_queue(monkeypatch, handed_over):
@@ -174,7 +177,7 @@ def test_a_timeout_in_the_moment_of_the_handing_over_keeps_the_lock(monkeypatch)
     monkeypatch.setattr("cowdb.locks.threading.Lock", lambda: Late(lock.release))
     lock.acquire(5)
     monkeypatch.setattr("cowdb.locks.threading.Lock", LOCK)
-    assert lock._holder is locks._me()
+    assert lock._holder._me is locks.me()
     lock.release()
     lock.acquire(0)
 
@@ -188,7 +191,7 @@ def test_a_finalizer_may_release_it_while_its_own_thread_is_inside():
     def collected_inside():
         with lock._mutex:
             lock.release()  # must not wait
-        lock._act_on_notes()  # as everybody does who had the mutex
+        lock._act()  # as everybody does who had the mutex
 
     thread = threading.Thread(target=collected_inside, daemon=True)
     thread.start()
@@ -204,7 +207,7 @@ def test_who_has_just_released_it_is_not_taken_for_its_holder():
     lock.acquire(None)
     with lock._mutex:
         lock.release()
-    assert lock._notes
+    assert lock._holder is not None
     lock.acquire(0)
     lock.release()
     assert lock._holder is None
