@@ -276,7 +276,7 @@ class LockFile:
         it closes one: so that is done now, and not when the garbage collector comes by
         and another handle of ours has locks there.
         """
-        copy = memoryview(bytearray(self._words) if keep else b"").cast("Q")
+        copy = memoryview(bytearray(self._mapping[:]) if keep else b"").cast("Q")
         words, self._words = self._words, copy
         with contextlib.suppress(BufferError):  # a thread that did not come along in a fork was just looking at them
             words.release()

@@ -117,6 +117,9 @@ class Words:
             self._pause()
         self._words[where] = value
 
+    def release(self):
+        self._words.release()
+
 
 class Copies:
     """The mapping of the lock file, with a yield point before a published copy is read."""
@@ -134,6 +137,9 @@ class Copies:
 
     def __setitem__(self, where, value):
         self._mapping[where] = value
+
+    def close(self):
+        self._mapping.close()
 
 
 class PausingStorage:
@@ -222,7 +228,8 @@ class Two:
 
     def close(self):
         for words in self.watched:
-            words._words = words._words._words
+            if isinstance(words._words, Words):  # else its handle was closed
+                words._words = words._words._words
         self.words._mapping = self.words._mapping._mapping
         self.reader.close()
         assert self.writer.check() == []
