@@ -16,7 +16,21 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("memory", "space", "page", "cells", "tree", "path", "changes", "writer", "sealing", "items", "gate")
+PARTS = (
+    "memory",
+    "space",
+    "page",
+    "cells",
+    "tree",
+    "path",
+    "changes",
+    "writer",
+    "sealing",
+    "items",
+    "gate",
+    "reading",
+    "handle",
+)
 BUILD = Path("build", "native", "cowdb")
 
 

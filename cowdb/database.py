@@ -25,7 +25,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from cowdb import format as fmt
 from cowdb import meta as meta_page
@@ -35,12 +35,11 @@ from cowdb.errors import (
     ClosedError,
     Error,
     ForkedError,
-    KeyNotFoundError,
     NotADatabaseError,
     PoisonedError,
     ReadOnlyError,
 )
-from cowdb.kernel import Reader
+from cowdb.kernel import Handle
 from cowdb.locks import Turn
 from cowdb.meta import Meta
 from cowdb.pager import Pager
@@ -62,8 +61,6 @@ __all__ = ["Database", "open", "open_on"]
 LEAST_PAGES: Final = 16
 """Pages of the smallest `max_size`."""
 
-_T = TypeVar("_T")
-_MISSING: Final = object()
 _log: Final = logging.getLogger("cowdb")
 _registry_lock: Final = threading.RLock()
 _cores: dict[tuple[int, ...], _Core] = {}
@@ -82,6 +79,8 @@ def _after_fork() -> None:
     global _forks, _registry_lock  # noqa: PLW0603 - a lock that the parent held would be held for ever
     _forks += 1
     _registry_lock = threading.RLock()  # type: ignore[misc]
+    for handle in list(_handles):
+        handle.part()
     for core in _cores.values():
         _abandoned.append(core)
         core.pager.abandon()
@@ -182,15 +181,7 @@ class _Core:
             self.pager.gate.leave(snapshot)
 
 
-def _main_tree(snapshot: Snapshot) -> Reader:
-    """What looks into the main tree of a snapshot that is used, for who asks once and needs no transaction."""
-    reader = snapshot.main
-    if reader is None:
-        reader = snapshot.main = Reader(snapshot.space, snapshot.meta.main)
-    return reader
-
-
-class Database:
+class Database(Handle[_Core, Transaction]):
     """A handle of one open file; made by `cowdb.open`, safe to use from any thread.
 
     It pickles as path and options, and opens the file again where it is unpickled.
@@ -198,7 +189,7 @@ class Database:
 
     def __init__(self, core: _Core, path: str, options: dict[str, Any], handle: object) -> None:
         """`handle` is what stands for this one in the core."""
-        self._core: _Core | None = None  # until all is ready: the core is left only by who is in
+        super().__init__(Transaction)  # with no core until all is ready: it is left only by who is in
         self._handle = handle
         self._path = path
         self._options = options
@@ -206,7 +197,7 @@ class Database:
         self._lock_timeout: float | None = options["lock_timeout"]
         self._read_only: bool = options["read_only"]
         self._forks = _forks
-        self._open: weakref.WeakSet[Transaction | WriteTransaction] = weakref.WeakSet()
+        self._open: weakref.WeakSet[WriteTransaction] = weakref.WeakSet()
         self._writing: Turn | None = None
         self._flushing: dict[Draft, tuple[threading.Thread, threading.Lock]] = {}  # commits that let the turn go
         _handles.add(self)
@@ -232,10 +223,13 @@ class Database:
     def _live(self) -> _Core:
         core = self._core
         if core is None:
-            raise ClosedError(f"the database {self._path!r} is closed")
+            raise self._refusal()
         if self._forks != _forks:
             core = self._reopen()
         return core
+
+    def _refusal(self) -> ClosedError:
+        return ClosedError(f"the database {self._path!r} is closed")
 
     def _reopen(self) -> _Core:
         """In a forked child, at the first use: the core is the parent's, so open the file for ourselves."""
@@ -290,21 +284,9 @@ class Database:
         """Those of this handle that are open, or were a moment ago."""
         while True:
             with contextlib.suppress(RuntimeError):  # another thread began or ended one meanwhile
-                return list(self._open)
+                return [*self.readings(), *self._open]
 
     # ------------------------------------------------------------ transactions
-
-    def read(self) -> Transaction:
-        """A snapshot of the newest state. It never blocks and is never blocked. O(1), no system call."""
-        core = self._live()
-        gate = core.pager.gate
-        snapshot = gate.begin()
-        transaction = Transaction(snapshot, lambda: core.pin(snapshot), gate)
-        self._open.add(transaction)
-        if self._core is None:  # closed by another thread since we looked, perhaps too early to see this transaction
-            transaction.close()
-            raise ClosedError(f"the database {self._path!r} is closed")
-        return transaction
 
     def write(self, *, timeout: float | None = None, durability: str | None = None) -> WriteTransaction:
         """Begin the one write transaction that there can be; waits for the one before.
@@ -419,35 +401,6 @@ class Database:
             core.pager.sync()
 
     # ------------------------------------------------------------ one call, one transaction
-
-    def __getitem__(self, key: object) -> bytes:
-        """The value of `key` in the main tree's newest state; `KeyNotFoundError` if there is none."""
-        value = self.get(key, _MISSING)
-        if value is _MISSING:
-            raise KeyNotFoundError(key)
-        return cast("bytes", value)
-
-    @overload
-    def get(self, key: object) -> bytes | None: ...
-    @overload
-    def get(self, key: object, default: _T) -> bytes | _T: ...
-    def get(self, key: object, default: object = None) -> object:
-        """The value of `key` in the main tree's newest state, or `default`."""
-        gate = self._live().pager.gate
-        snapshot = gate.begin()
-        try:
-            return _main_tree(snapshot).get(key, default)
-        finally:
-            gate.end(snapshot)
-
-    def __contains__(self, key: object) -> bool:
-        """True if the main tree's newest state has `key`."""
-        gate = self._live().pager.gate
-        snapshot = gate.begin()
-        try:
-            return key in _main_tree(snapshot)
-        finally:
-            gate.end(snapshot)
 
     def __len__(self) -> int:
         """Number of entries of the main tree's newest state."""

@@ -1,6 +1,6 @@
 """Which form of the page kernel is used: the plain one, or its compiled twin.
 
-    page  space  path  tree  writer  cursor.scan  readers.Gate      plain Python, the reference, always here
+    page  space  path  tree  writer  cursor.scan  readers.Gate  reading  handle     plain, the reference, always here
                      |
                   kernel  -------->  one form of all of them, for everything above
                      |
@@ -23,9 +23,11 @@ from pathlib import Path as _File
 from typing import TYPE_CHECKING, Final
 
 from cowdb.cursor import scan
+from cowdb.handle import Handle
 from cowdb.page import Page
 from cowdb.path import Path
 from cowdb.readers import Gate
+from cowdb.reading import Reading
 from cowdb.space import Space
 from cowdb.tree import Reader
 from cowdb.writer import Changes, Writer
@@ -33,7 +35,20 @@ from cowdb.writer import Changes, Writer
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["FORM", "REASON", "Changes", "Gate", "Page", "Path", "Reader", "Space", "Writer", "scan"]
+__all__ = [
+    "FORM",
+    "REASON",
+    "Changes",
+    "Gate",
+    "Handle",
+    "Page",
+    "Path",
+    "Reader",
+    "Reading",
+    "Space",
+    "Writer",
+    "scan",
+]
 
 _ROOT: Final = _File(__file__).parent.parent
 
@@ -78,9 +93,12 @@ if not TYPE_CHECKING and _native is not None:
     # For the type checker the plain form speaks for both.
     Changes = _native.Changes
     Gate = _native.Gate
+    if not _native.FREE_THREADED:  # that of an interpreter without a lock is the plain one: see native/handle.py
+        Handle = _native.Handle
     Page = _native.Page
     Path = _native.Path
     Reader = _native.Reader
+    Reading = _native.Reading
     Space = _native.Space
     Writer = _native.Writer
     scan = _native.scan

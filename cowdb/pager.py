@@ -694,6 +694,7 @@ class Pager:
         """Leave the file; who is the last one inside ends it cleanly."""
         self._closed = True
         try:
+            self.gate.let_go()
             self.quiesce()  # the writer lock is kept until the flush is done
             self.words.leave(self.settle)
         finally:
@@ -705,6 +706,7 @@ class Pager:
 
     def abandon(self) -> None:
         """In a forked child: all this is the parent's."""
+        self.gate.let_go()
         self.words.abandon()
         self.storage.close()
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cowdb.errors import ClosedError, CorruptionError
 from cowdb.locks import AT_ONCE
@@ -61,6 +61,8 @@ def _transaction(snapshot: Snapshot) -> int:
 class Gate:
     """Makes and ends the use of snapshots; safe to call from any thread."""
 
+    _snapshot: ClassVar[type[Snapshot]] = Snapshot
+
     def __init__(self, sharing: Sharing, mapper: Callable[[Meta, Space | None], Space]) -> None:
         """`mapper` gives a mapping that covers a meta's pages, the one before if that will do."""
         self._lock = threading.Lock()
@@ -98,7 +100,7 @@ class Gate:
                 return before
             meta = sharing.published_meta(word)
             if meta is not None:
-                return Snapshot(meta, self._mapper(meta, before.space if before is not None else None), word)
+                return self._snapshot(meta, self._mapper(meta, before.space if before is not None else None), word)
         raise CorruptionError(-1, "the lock file holds no published state; close the database in every process")
 
     def begin(self) -> Snapshot:
@@ -224,10 +226,13 @@ class Gate:
         if self._left or self.when_idle is not None:
             self._settle()
 
+    def let_go(self) -> None:
+        """Hold the shared words no longer: they will be unmapped. Only the compiled twin holds them."""
+
     def publish(self, meta: Meta, raw: bytes, space: Space) -> None:
         """Let the readers that begin from now on, in every process, see `meta`, whose page is `raw`."""
         with self._lock:
-            self._current = Snapshot(meta, space, self._sharing.publish(meta, raw))
+            self._current = self._snapshot(meta, space, self._sharing.publish(meta, raw))
         if self._left:
             self._settle()
 

@@ -20,7 +20,7 @@ from cowdb import format as fmt
 from cowdb.catalog import find_tree, name_key, tree_names
 from cowdb.cursor import KEYS
 from cowdb.errors import ClosedError, KeyNotFoundError
-from cowdb.kernel import Reader, scan
+from cowdb.kernel import Reader, Reading, scan
 from cowdb.space import FORKED, refuse
 from cowdb.views import Tree, WriteTree
 
@@ -29,37 +29,24 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from cowdb.draft import Draft
-    from cowdb.kernel import Space
-    from cowdb.readers import Gate, Snapshot
 
 __all__ = ["Transaction", "WriteTransaction"]
 
 DURABILITIES: Final = ("full", "lazy")
 
 
-class Transaction(Tree):
+class Transaction(Reading, Tree):
     """A snapshot: the main tree as a `Mapping`, and the named trees. It never changes.
 
     Any thread may use it.  `id` is the transaction that wrote this state.
     """
 
-    __slots__ = ("__weakref__", "_gate", "_meta", "_names", "_snapshot", "_trees")
-
-    def __init__(self, snapshot: Snapshot, pin: Callable[[], Any], gate: Gate) -> None:
-        """`gate` is told once, when the transaction ends, that `snapshot` has a user less."""
-        meta = snapshot.meta
-        Reader.__init__(self, snapshot.space, meta.main)
-        self._pin = pin
-        self._snapshot = snapshot
-        self._meta = meta
-        self._names: Reader | None = None
-        self._trees: dict[str, Tree] = {}
-        self._gate: Gate | None = gate
+    __slots__ = ("__weakref__",)
 
     @property
     def id(self) -> int:
         """The id of the transaction that wrote this state."""
-        return self._meta.transaction
+        return self._snapshot.meta.transaction
 
     @property
     def closed(self) -> bool:
@@ -71,69 +58,38 @@ class Transaction(Tree):
         space = self.open_space()
         if create:
             raise TypeError("a read transaction creates nothing; use write()")
-        tree = self._trees.get(name)
+        trees = self._trees
+        if trees is None:
+            trees = self._trees = {}
+        tree = trees.get(name)
         if tree is None:
-            descriptor = find_tree(self._catalog(), name, self._meta)
+            descriptor = find_tree(self._catalog(), name, self._snapshot.meta)
             if descriptor is None:
                 raise KeyNotFoundError(name)
-            tree = self._trees[name] = Tree(space, descriptor, self._pin)
+            tree = trees[name] = Tree(space, descriptor, self.pinning())
+        assert isinstance(tree, Tree)
         return tree
 
     def trees(self) -> list[str]:
         """The names of the named trees, in the order of their UTF-8. O(trees)."""
         return tree_names(list(scan(self._catalog(), KEYS, None, None)))
 
+    def get_view(self, key: object) -> memoryview | None:
+        """The value of `key` as a read-only memoryview; see `Tree.get_view`."""
+        self.pinning()
+        return super().get_view(key)
+
     def _catalog(self) -> Reader:
         """The catalog's tree, made when it is first asked for: most reads never do."""
         space = self.open_space()
         names = self._names
         if names is None:
-            names = self._names = Reader(space, self._meta.catalog)
+            names = self._names = Reader(space, self._snapshot.meta.catalog)
         return names
-
-    def close(self) -> None:
-        """End the transaction; its trees and cursors refuse from then on. Harmless when repeated."""
-        gate, self._gate = self._gate, None
-        self._let_go(None)
-        if gate is not None:
-            gate.end(self._snapshot)
-
-    abort = close
-
-    def abandon(self) -> None:
-        """In a forked child: the snapshot is the parent's, who knows nothing of this copy, so every use raises."""
-        self._gate = None
-        self._let_go(FORKED)
-
-    def _let_go(self, space: Space | None) -> None:
-        self.space = space
-        if self._names is not None:
-            self._names.space = space
-        for tree in self._trees.values():
-            tree.space = space
-
-    def __enter__(self) -> Self:
-        """Use it as a block; it ends with it."""
-        self.open_space()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        # A reader that was forgotten pins its snapshot no longer than it can be reached.  The garbage collector may
-        # call this while this very thread is inside the gate, so nothing here may take a lock.
-        gate = getattr(self, "_gate", None)
-        if gate is not None:
-            self._gate = None
-            self._let_go(None)
-            gate.leave(self._snapshot)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self)} entries in the main tree"
-        return f"<cowdb.Transaction {self._meta.transaction}, {state}>"
+        return f"<cowdb.Transaction {self._snapshot.meta.transaction}, {state}>"
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise TypeError("a transaction cannot be pickled; pickle the Database and begin another one there")

@@ -23,7 +23,7 @@ TAOCP volume 3, section 6.2.3.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import Final, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 from cowdb import format as fmt
 from cowdb.errors import ClosedError, CorruptionError
@@ -73,9 +73,10 @@ class Reader:
     again.  So what was read is believed only if the tree is still open after it.
     """
 
-    __slots__ = ("bits", "depth", "page", "space")
+    __slots__ = ("_pin", "bits", "depth", "page", "space")
 
     page: Page | None
+    _pin: Any  # for views of values: gives a mapping that keeps the snapshot alive as long as it is held, or None
     version = 0  # a tree that is being changed counts its changes here
 
     def __init__(self, space: Space, descriptor: fmt.Descriptor) -> None:
@@ -83,6 +84,7 @@ class Reader:
         self.bits = int.from_bytes(descriptor.root.pack(), "little")
         self.depth = descriptor.depth
         self.page = None
+        self._pin = None
 
     def close(self) -> None:
         """Let go of the file; later uses raise `ClosedError`."""

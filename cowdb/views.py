@@ -246,7 +246,7 @@ class Tree(Reader, _Readable):
     `get(key, default)`, `floor(key)` and `ceiling(key)` take any bytes-like key.
     """
 
-    __slots__ = ("_pin",)
+    __slots__ = ()
 
     def __init__(self, space: Any, descriptor: fmt.Descriptor, pin: Callable[[], Any]) -> None:
         """`pin` gives a mapping that keeps the snapshot alive as long as it is held itself."""
@@ -276,9 +276,7 @@ class Tree(Reader, _Readable):
 class WriteTree(Writer, _Readable, MutableMapping[bytes, bytes]):
     """A tree in a write transaction: a `MutableMapping` of bytes to bytes, in key order."""
 
-    __slots__ = ("_pin",)
-
-    _pin: Callable[[], Any] | None
+    __slots__ = ()
 
     def floor(self, key: object) -> Item | None:
         """The item with the greatest key that is <= `key`, or None. O(log n)."""

@@ -21,7 +21,12 @@ cdef extern from "kernel.h" nogil:
     void prefetch(const u8 *at)
     void crc_prepare()
     u32 crc_of(const u8 *at, size_t length, u32 before, int portable)
+    int COWDB_FREE_THREADED
     int crc_hardware "cowdb_crc_hardware"
+
+cdef extern from "kernel.h":
+    object new_of(object kind, object nothing)
+    Py_ssize_t references_of(void *who)
 
 cdef extern from "Python.h":
     void *PyEval_SaveThread() nogil
@@ -64,3 +69,9 @@ cdef struct Way:
     void *pages[48]
     int at[48]
     int depth
+
+# A place in a ring of transactions. `who` is borrowed: the transaction leaves the ring before it dies.
+cdef struct Link:
+    Link *before
+    Link *after
+    void *who

@@ -3,16 +3,21 @@
 What is common is done here, in one call each: the newest snapshot is the current
 one, and a free word is at hand to say that it is used.  Everything else (another
 process has published, a new block of words is needed, the words are not plain
-memory) is left to the plain gate, whose state this is.
+memory, somebody is inside the gate) is left to the plain gate, whose state this is.
 
 The order of steps is that of `cowdb.lockfile`: store the word, fence, look at the
-published word again.  The words are looked at through a buffer that is held for
-the call only, so they can be unmapped at any time between.
+published word again.  The words are looked at through a window that is kept while the file is open; who closes
+the file, and a forked child, lets it go first.
+
+Who is inside the gate has its lock, as in the plain form.  What is done here lets no other thread in: it runs no
+Python code and makes nothing that the garbage collector counts.  So where the interpreter has a
+lock of its own, it is enough to see that nobody is inside; where it has none, the gate's lock is taken.
 """
 
 from __future__ import annotations
 
 from native.memory import *
+from native.tree import *
 
 from cowdb.readers import Gate as PlainGate
 from cowdb.sharing import FileSharing
@@ -20,126 +25,276 @@ from cowdb.sharing import FileSharing
 PUBLISHED = cython.declare(cython.int, 1)  # the place of the published word in the lock file
 
 
-@cython.cfunc
-@cython.exceptval(check=False)
-def words_of(sharing, buffer: cython.pointer[Py_buffer]) -> cython.bint:
-    """Get the shared words as plain memory; False, and nothing is held, if they are not that."""
-    if type(sharing) is not FileSharing:
-        return False
-    try:
-        words = sharing.words
-        if words is None:
-            return False
-        memory = words._words
-        if type(memory) is not memoryview:
-            return False
-        PyObject_GetBuffer(memory, buffer, PyBUF_SIMPLE)
-    except (BufferError, ValueError):
-        return False
-    return True
+@cython.cclass
+class Snapshot:
+    """One committed state and the mapping of the file that covers it; see `cowdb.readers.Snapshot`."""
+
+    meta = cython.declare(object, visibility="readonly")
+    space = cython.declare(Space, visibility="readonly")
+    users = cython.declare(cython.longlong, visibility="public")
+    word = cython.declare(u64, visibility="readonly")
+    pin = cython.declare(object, visibility="public")
+    _main: Reader  # its root is that of all transactions that use it; made when needed
+    transaction: u64
+    page_count: u64
+
+    def __init__(self, meta, space: Space, word: u64):
+        self.transaction = meta.transaction
+        self.page_count = meta.page_count
+        self.meta = meta
+        self.space = space
+        self.word = word
+        self.users = 0
+        self.pin = 0
+
+    @property
+    def main(self):
+        """Looks into the main tree, for who asks once and needs no transaction."""
+        return self.tree()
+
+    @cython.cfunc
+    @cython.inline
+    def tree(self) -> Reader:
+        if self._main is None:
+            self._main = Reader(self.space, self.meta.main)
+        return self._main
 
 
-class Gate(PlainGate):
-    """Makes and ends the use of snapshots; see `cowdb.readers.Gate`."""
+@cython.final
+@cython.cclass
+class GateLock:
+    """A lock, of which one sees without taking it whether somebody has it."""
+
+    held: cython.bint
+    _lock: object
+
+    def __init__(self, lock):
+        self._lock = lock
+
+    def acquire(self, blocking=True):
+        """Take it; False if somebody has it and `blocking` is false."""
+        if not self._lock.acquire(blocking):
+            return False
+        self.held = True
+        return True
+
+    def release(self) -> None:
+        """Let it go."""
+        self.held = False
+        self._lock.release()
+
+    def __enter__(self):
+        self._lock.acquire()
+        self.held = True
+        return True
+
+    def __exit__(self, kind, error, trace):
+        self.held = False
+        self._lock.release()
+
+
+@cython.no_gc_clear
+@cython.cclass
+class GateState:
+    """What the plain gate keeps, where C finds it, and the two calls that every read makes."""
+
+    _current = cython.declare(Snapshot, visibility="public")
+    _shut = cython.declare(cython.bint, visibility="public")
+    _used = cython.declare(set, visibility="public")
+    _left = cython.declare(object, visibility="public")
+    _lock = cython.declare(object, visibility="public")
+    _sharing = cython.declare(object, visibility="public")
+    when_idle = cython.declare(object, visibility="public")
+    _door: GateLock
+    _free: list  # the words that are not in use, as the sharing has them
+    _window: Window
+    _words: cython.pointer[u64]
+    _count: cython.Py_ssize_t
+    _blind: cython.bint  # it shall look at no words any more
 
     def begin(self):
         """Use the newest snapshot. O(1), no system call. `ClosedError` if the gate is shut."""
-        snapshot = try_begin(self)
+        snapshot: Snapshot = self.enter_now()
         if snapshot is None:
-            return PlainGate.begin(self)
-        if self._left:
+            snapshot = PlainGate.begin(self)
+            self.look()
+        elif self._left:
             self._settle()
         return snapshot
 
-    def end(self, snapshot):
+    def end(self, snapshot: Snapshot):
         """Stop using a snapshot. O(1), no system call."""
-        if not try_end(self, snapshot):
+        self.end_of(snapshot)
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def end_of(self, snapshot: Snapshot) -> cython.int:
+        if not self.leave_now(snapshot):
             PlainGate.end(self, snapshot)
-            return
-        if self._left:
+        elif self._left:
             self._settle()
-        if self.when_idle is not None:
+        elif self.when_idle is not None:
             self._tell_if_idle()
+        return 0
 
+    def let_go(self):
+        """Hold the shared words no longer, nor ever again: they will be unmapped."""
+        self._blind = True
+        self._words = cython.NULL
+        self._window = None
 
-@cython.cfunc
-def try_begin(gate):
-    """The current snapshot, used once more; None, and nothing is done, where the plain gate must look."""
-    sharing = gate._sharing
-    buffer: Py_buffer
-    words: cython.pointer[u64]
-    lock = gate._lock
-    lock.acquire()
-    try:
-        snapshot = gate._current
-        if gate._shut or not words_of(sharing, cython.address(buffer)):
-            return None
-        try:
-            words = cython.cast(cython.pointer[u64], buffer.buf)
-            word: u64 = snapshot.word
-            if load_acquire(words + PUBLISHED) != word:
-                return None
-            users: cython.longlong = snapshot.users
-            if not users:
-                # First say what we are going to use, then look whether it is still the newest: the writer does
-                # it the other way round, so one of the two sees the other (I2).
-                free: list = sharing._free_pins
-                if not free:
-                    return None
-                pin = free[-1]
-                place: cython.Py_ssize_t = pin
-                if not 0 < place < buffer.len // 8 - 1:
-                    return None
-                meta = snapshot.meta
-                transaction: u64 = meta.transaction
-                page_count: u64 = meta.page_count
-                free.pop()
-                store_release(words + place + 1, page_count)
-                store_release(words + place, transaction)
-                fence()
-                if load_acquire(words + PUBLISHED) != word:
-                    store_release(words + place, 0)
-                    free.append(pin)
-                    return None
-                snapshot.pin = pin
-                gate._used.add(snapshot)
-            snapshot.users = users + 1
-            return snapshot
-        finally:
-            PyBuffer_Release(cython.address(buffer))
-    finally:
-        lock.release()
-
-
-@cython.cfunc
-@cython.exceptval(-1, check=False)
-def try_end(gate, snapshot) -> cython.int:
-    """Count a user of `snapshot` out: 1; 0, and nothing is done, where the plain gate must look."""
-    sharing = gate._sharing
-    buffer: Py_buffer
-    words: cython.pointer[u64]
-    lock = gate._lock
-    lock.acquire()
-    try:
-        users: cython.longlong = snapshot.users
-        if users > 1:
-            snapshot.users = users - 1
-            return 1
-        if users < 1 or not words_of(sharing, cython.address(buffer)):
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def look(self) -> cython.int:
+        """Get hold of the words, if they are plain memory that this gate has not seen yet."""
+        sharing = self._sharing
+        if self._blind or type(sharing) is not FileSharing or COWDB_FREE_THREADED and self._words != cython.NULL:
             return 0
+        lock_file = sharing.words
+        if lock_file is None:
+            return 0
+        memory = lock_file._words
+        if type(memory) is not memoryview or self._window is not None and self._window.data is memory:
+            return 0
+        window = Window(memory)
+        self._free = sharing._free_pins
+        self._count = window.length // 8
+        self._words = cython.cast(cython.pointer[u64], window.at)
+        self._window = window
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def come_in(self) -> cython.bint:
+        """Be inside for what lets nobody else in; False if somebody is."""
+        if COWDB_FREE_THREADED:
+            return self._door is not None and try_take(self._door)
+        return self._words != cython.NULL and not self._door.held
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def go_out(self) -> cython.void:
+        if COWDB_FREE_THREADED:
+            give_back(self._door)
+
+    @cython.cfunc
+    def enter_now(self) -> Snapshot:
+        """The current snapshot, used once more; None, and nothing is done, where the plain gate must look."""
+        if not self.come_in():
+            return None
+        snapshot: Snapshot = self._current
+        if not self.count_in(snapshot):
+            snapshot = None
+        self.go_out()
+        return snapshot
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def count_in(self, snapshot: Snapshot) -> cython.bint:
+        words: cython.pointer[u64] = self._words
+        if self._shut or words == cython.NULL or load_acquire(words + PUBLISHED) != snapshot.word:
+            return False
+        if not snapshot.users and not self.say(snapshot):
+            return False
+        snapshot.users += 1
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def say(self, snapshot: Snapshot) -> cython.bint:
+        """Tell the other processes that we use a snapshot; False if it cannot be done here, or not with this one."""
+        words: cython.pointer[u64] = self._words
+        free: list = self._free
+        last: cython.Py_ssize_t = PyList_GET_SIZE(free) - 1
+        if last < 0:
+            return False
         try:
-            words = cython.cast(cython.pointer[u64], buffer.buf)
-            pin = snapshot.pin
+            pin = free[last]
             place: cython.Py_ssize_t = pin
-            if not 0 < place < buffer.len // 8:
-                return 0
+            if not 0 < place < self._count - 1:
+                return False
+            self._used.add(snapshot)
+            del free[last]
+        except (MemoryError, TypeError):
+            return False
+        # First say what we are going to use, then look whether it is still the newest: the writer does
+        # it the other way round, so one of the two sees the other (I2).
+        snapshot.pin = pin
+        store_release(words + place + 1, snapshot.page_count)
+        store_release(words + place, snapshot.transaction)
+        fence()
+        if load_acquire(words + PUBLISHED) == snapshot.word:
+            return True
+        self.unsay(snapshot)
+        return False
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def unsay(self, snapshot: Snapshot) -> cython.bint:
+        place: cython.Py_ssize_t
+        try:
+            place = snapshot.pin
+        except TypeError:
+            return False
+        if not 0 < place < self._count - 1:
+            return False
+        self._used.discard(snapshot)
+        store_release(self._words + place, 0)
+        try:
+            self._free.append(snapshot.pin)
+        except MemoryError:
+            pass  # a word less, of very many
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def leave_now(self, snapshot: Snapshot) -> cython.bint:
+        """Count a user of `snapshot` out; False, and nothing is done, where the plain gate must look."""
+        if not self.come_in():
+            return False
+        done: cython.bint = True
+        if snapshot.users > 1:
+            snapshot.users -= 1
+        elif snapshot.users == 1 and self._words != cython.NULL and self.unsay(snapshot):
             snapshot.users = 0
-            gate._used.discard(snapshot)
-            store_release(words + place, 0)
-            free: list = sharing._free_pins
-            free.append(pin)
-            return 1
-        finally:
-            PyBuffer_Release(cython.address(buffer))
-    finally:
-        lock.release()
+        else:
+            done = False
+        self.go_out()
+        return done
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def try_take(lock: GateLock) -> cython.bint:
+    """Take a lock; False if somebody has it: the plain gate waits for it."""
+    try:
+        return lock.acquire(False)
+    except MemoryError:
+        return False
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def give_back(lock: GateLock) -> cython.void:
+    lock.release()
+
+
+class Gate(GateState, PlainGate):
+    """Makes and ends the use of snapshots; see `cowdb.readers.Gate`."""
+
+    _snapshot = Snapshot
+
+    def __init__(self, sharing, mapper):
+        PlainGate.__init__(self, sharing, mapper)
+        adopt(self)
+
+
+@cython.cfunc
+def adopt(gate: GateState):
+    """Put a lock that can be looked at in the place of the plain one, before anybody knows the gate."""
+    gate._door = gate._lock = GateLock(gate._lock)
+    if hasattr(gate, "_try_lock"):
+        gate._try_lock = gate._door.acquire

@@ -7,6 +7,7 @@
 #ifndef COWDB_KERNEL_H
 #define COWDB_KERNEL_H
 
+#include <Python.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -90,6 +91,23 @@ static inline int order_of(const unsigned char *a, ptrdiff_t a_length, const uns
 #define COWDB_PREFETCH(at) ((void)0)
 #endif
 static inline void prefetch(const unsigned char *at) { COWDB_PREFETCH(at); (void)at; }
+
+/* ---------------------------------------------------------------- Python's objects */
+
+#ifdef Py_GIL_DISABLED
+#define COWDB_FREE_THREADED 1 /* the interpreter may have no lock of its own */
+#else
+#define COWDB_FREE_THREADED 0
+#endif
+
+/* A new object of a class whose __new__ is that of its compiled base; `nothing` is an empty tuple. */
+static inline PyObject *new_of(PyObject *kind, PyObject *nothing)
+{
+    return ((PyTypeObject *)kind)->tp_new((PyTypeObject *)kind, nothing, NULL);
+}
+
+/* 0: it is dying, and its finalizer has not been called yet. */
+static inline Py_ssize_t references_of(void *who) { return Py_REFCNT((PyObject *)who); }
 
 /* ---------------------------------------------------------------- CRC-32C */
 

@@ -22,6 +22,7 @@ class Reader:
     depth = cython.declare(cython.int, visibility="public")
     _page = cython.declare(Page)
     changes_made = cython.declare(cython.longlong)
+    _pin = cython.declare(object, visibility="public")  # for views of values; see the plain form
 
     def __init__(self, space, descriptor):
         self.space = space

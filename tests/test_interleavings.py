@@ -197,6 +197,7 @@ class Two:
     def watch(self, db, *, loads):
         words = db._core.pager.words.words
         words._words = Words(words._words, self.scheduler.pause, loads=loads)
+        db._core.pager.gate.let_go()  # the compiled one has looked at the words, and would go past these
         self.watched.append(words)
         return words
 
@@ -218,7 +219,8 @@ class Two:
         """True if `snapshot` shows what its transaction wrote."""
         number, pages = self.states[snapshot.id]
         size = os.path.getsize(self.path)
-        if size < snapshot._meta.page_count * 4096 or snapshot.space.pages < snapshot._meta.page_count:
+        pages_of_it = snapshot._snapshot.meta.page_count
+        if size < pages_of_it * 4096 or snapshot.space.pages < pages_of_it:
             return False  # to look would kill the process
         try:
             found = dict(snapshot.items())
