@@ -135,7 +135,7 @@ class _Core:
 
     def owes(self, handle: object) -> bool:
         """Whether `leave` of this handle has not come to its end: what was interrupted goes on when it is repeated."""
-        return handle in self.handles or (not self.handles and self.pager.gate.is_shut and not self.pager.closed)
+        return handle in self.handles or (not self.handles and _cores.get(self.key) is self)
 
     def leave(self, handle: object) -> None:
         """One handle less; the last one closes the file. Harmless when repeated, as after an interrupt."""
@@ -217,8 +217,9 @@ class Database(Handle[_Core, Transaction]):
 
     @property
     def closed(self) -> bool:
-        """True after `close`."""
-        return self._core is None
+        """True after `close`, also if an interrupt let it get no further than leaving the others."""
+        core = self._core
+        return core is None or self._handle not in core.handles
 
     def _live(self) -> _Core:
         core = self._core
@@ -270,10 +271,13 @@ class Database(Handle[_Core, Transaction]):
                 self._writing = turn
                 self._live()  # it may have been closed while we waited
                 yield core
-            finally:
+                self._writing = None
+                core.pager.unlock(turn)
+            except BaseException:  # also if it was the end that was interrupted: then it goes on here
                 if self._writing is turn:
                     self._writing = None
                 core.pager.unlock(turn)
+                raise
 
     def abandon(self) -> None:
         """In a forked child: what is open of this handle is the parent's."""
@@ -300,32 +304,29 @@ class Database(Handle[_Core, Transaction]):
         if self._read_only:
             raise ReadOnlyError(errno.EROFS, f"{self._path!r} was opened with read_only=True")
         lazy = _is_lazy(self._durability if durability is None else durability)
-        gate = core.pager.gate
-        turn = Turn()
-        try:
-            gate.enter(turn)  # whoever closes this handle meanwhile, the file stays open
-            self._refuse_another_file(core)
-            return self._begin(core, turn, self._lock_timeout if timeout is None else timeout, lazy=lazy)
-        finally:
-            gate.exit(turn)
-
-    def _begin(self, core: _Core, turn: Turn, timeout: float | None, *, lazy: bool) -> WriteTransaction:
-        """A write transaction, when it is our turn; whatever comes in between, the writer lock does not stay behind."""
         pager = core.pager
+        gate = pager.gate
+        turn = Turn()
         held: list[Snapshot] = []
         draft = None
         try:
-            pager.lock(timeout, turn)
+            gate.enter(turn)  # whoever closes this handle meanwhile, the file stays open
+            self._refuse_another_file(core)
+            pager.lock(self._lock_timeout if timeout is None else timeout, turn)
             self._writing = turn
             self._live()  # it may have been closed while we waited
             draft = pager.begin(turn)
-            held.append(pager.gate.begin())
+            held.append(gate.begin())
             transaction = self._write(core, draft, held, lazy=lazy)
             self._open.add(transaction)
-        except BaseException:
-            self._end_of(pager, draft, turn, held)
+            gate.exit(turn)
+            return transaction  # noqa: TRY300 - an interrupt here must find the handler, too
+        except BaseException:  # whatever comes in between, the writer lock does not stay behind
+            try:
+                self._end_of(pager, draft, turn, held)
+            finally:
+                gate.exit(turn)
             raise
-        return transaction
 
     def _write(self, core: _Core, draft: Draft, held: list[Snapshot], *, lazy: bool) -> WriteTransaction:
         """The transaction of a draft that this thread has begun, while what it has `held` was the newest snapshot."""
@@ -725,11 +726,8 @@ def _open_inside(
                     errno.EROFS, f"{target!r} is open with read_only=True in this process; close that handle first"
                 )
         else:
-            sharing = (
-                _enter(storage, target, read_only=read_only, timeout=options["lock_timeout"])
-                if real
-                else _alone(storage)
-            )
+            timeout = options["lock_timeout"]
+            sharing = _enter(storage, target, read_only=read_only, timeout=timeout) if real else _alone(storage)
             if real and not storage.is_current():
                 raise Error(f"{target!r} was replaced while it was being opened; open it again")
             pager = Pager(

@@ -95,8 +95,8 @@ class Pager:
         self.page_size: int = meta.page_size
         self.next_transaction: int = _next_id(meta.transaction)
         self.allocator = Allocator(self.page_size, self.extent.max_pages)
-        self._closed = False
-        self.closed = False  # nothing of it is open any more
+        self._closed = self._left = False
+        self.closed = False  # ... and nothing of it is open any more
         self._has_turn = False  # this process may write (it holds the lock between processes)
         self._fresh_turn = False  # ... and has not looked yet how the one before it left the file
         self._group = threading.Lock()  # guards the four below
@@ -691,12 +691,14 @@ class Pager:
         self._unsynced = 0
 
     def close(self) -> None:
-        """Leave the file; who is the last one inside ends it cleanly."""
+        """Leave the file; who is the last one inside ends it cleanly. Harmless when repeated, as after an interrupt."""
         self._closed = True
         try:
             self.gate.let_go()
             self.quiesce()  # the writer lock is kept until the flush is done
-            self.words.leave(self.settle)
+            left, self._left = self._left, True
+            if not left:
+                self.words.leave(self.settle)
         finally:
             try:
                 self.words.let_go()

@@ -205,27 +205,23 @@ class FileSharing:
             locks_type = ByteLocks if ByteLocks.available() else RecordLocks
         writable = os.access(path, os.W_OK)
         self.words: LockFile | None = None
-        if writable or not read_only:
-            try:
-                self.words = LockFile(lock_file_path(path), mode)
-            except OSError:
-                if not read_only:
-                    raise
-        if self.words is None:
-            self._locks = _static_locks(path, locks_type)
-            self._enter_static(timeout)
-            self._local = LocalSharing()
-            self._local.publish(make(), b"")
-            return
         try:
-            self._locks = locks_type(path if locks_type is ByteLocks else self.words.path, writable=True)
-            try:
+            if writable or not read_only:
+                try:
+                    self.words = LockFile(lock_file_path(path), mode)
+                except OSError:
+                    if not read_only:
+                        raise
+            if self.words is None:
+                self._locks = _static_locks(path, locks_type)
+                self._enter_static(timeout)
+                self._local = LocalSharing()
+                self._local.publish(make(), b"")
+            else:
+                self._locks = locks_type(path if locks_type is ByteLocks else self.words.path, writable=True)
                 self._enter(timeout, make)
-            except BaseException:
-                self._locks.close()
-                raise
         except BaseException:
-            _let_go(self.words)
+            self.let_go()
             raise
 
     # ------------------------------------------------------------ coming and going
@@ -293,11 +289,17 @@ class FileSharing:
     def let_go(self) -> None:
         """See `Sharing`. What it has pinned counts no more, as nobody holds the lock of its blocks."""
         words = self.words
+        locks = getattr(self, "_locks", None)  # there are none yet if it could not come in
         try:
-            self._locks.close()
+            if locks is not None:
+                locks.close()
         finally:
             if words is not None:
                 _let_go(words)
+
+    def __del__(self) -> None:
+        if hasattr(self, "words"):
+            self.let_go()  # it came in, and an interrupt came before anybody had it
 
     def abandon(self) -> None:
         """See `Sharing`."""

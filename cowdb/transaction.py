@@ -197,12 +197,18 @@ class WriteTransaction(WriteTree):
             raise ClosedError("this transaction has ended already")
         try:
             self._commit(self._draft)
-        finally:
             self._finish()
+        except BaseException:
+            self._finish()  # once more, if it was the end that was interrupted
+            raise
 
     def abort(self) -> None:
-        """Forget all changes. Harmless when it has ended already."""
-        self._finish()
+        """Forget all changes. Harmless when it has ended already, or when it is repeated after an interrupt."""
+        try:
+            self._finish()
+        except BaseException:
+            self._finish()
+            raise
 
     close = abort
 
@@ -234,10 +240,14 @@ class WriteTransaction(WriteTree):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self.abort()
-        elif not self.closed:
-            self.commit()
+        try:
+            if kind is not None:
+                self.abort()
+            elif not self.closed:
+                self.commit()
+        except BaseException:
+            self._finish()  # if it was interrupted before it began to end
+            raise
 
     def __del__(self) -> None:
         if getattr(self, "_end", None) is not None:

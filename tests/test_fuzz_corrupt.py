@@ -141,3 +141,9 @@ def test_a_replay_says_how_it_went():
     assert result.cases == 1
     assert progress.said
     assert find_victim("bomb").name == "bomb"
+
+
+def test_a_forged_page_that_says_it_is_fuller_than_full_is_counted():
+    """The story: `cowdb stat` looked up the tenth of fill of such a leaf in an array, and ended with an IndexError."""
+    result = corrupt.run(Options(5.0, 1, 1, replay="settled cli:stat sealed 151581=ff"), Quiet())
+    assert result.failures == []

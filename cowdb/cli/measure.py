@@ -90,7 +90,7 @@ class Measure:
             return
         self.leaves += 1
         self.leaf_fill += full
-        self.fills[min(int(full * 10), 9)] += 1
+        self.fills[max(0, min(int(full * 10), 9))] += 1  # a forged header may say anything
         cells = len(page.offsets)
         lengths = list(map(len, page.suffixes))
         values = sizes(page)

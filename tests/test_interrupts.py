@@ -1,0 +1,280 @@
+"""No memory, or Ctrl-C, at any line of begin, abort, commit, sync, open and close.
+
+An exception that no line announces is raised at each line in turn.  Whatever it hits, the
+writer lock does not stay behind, no descriptor does, and what was broken off can be repeated.
+`fuzz/oom.py` does the same with allocations, in processes of its own; here it is every line, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import linecache
+import os
+import sys
+import threading
+
+import pytest
+
+import cowdb
+from cowdb import database as database_module
+from cowdb.database import open_on
+from cowdb.locks import Turn, WriterLock
+from cowdb.storage import FileDisk
+from cowdb.testing import MemoryDisk
+
+ENGINE = (
+    "transaction.py",
+    "pager.py",
+    "draft.py",
+    "database.py",
+    "locks.py",
+    "sharing.py",
+    "bytelocks.py",
+    "lockfile.py",
+    "storage.py",
+    "poison.py",
+)
+CLEANING_UP = ("with ", "try:", "if mine:", "self._mutex.release(", "self._lock.release(")
+"""A trace function can raise where no signal is looked at and nothing is allocated: on the way out of a block that
+has a lock.  These lines are left out."""
+DESCRIPTORS = ("storage.py", "bytelocks.py", "lockfile.py")
+"""Nor is anything looked at between forgetting a descriptor and closing it, in the `close` and the finalizer of these."""
+
+
+class StruckError(MemoryError):
+    """What comes out of nowhere."""
+
+
+def strike(act, place, modules=ENGINE):
+    """Call `act`, and raise at the line number `place` of those that it runs through; where that was, or None."""
+    lines = itertools.count()
+    where = None
+
+    def trace(frame, event, _argument):
+        nonlocal where
+        code = frame.f_code
+        name = os.path.basename(code.co_filename)
+        if name not in modules or "cowdb" not in code.co_filename:
+            return None
+        if event == "line":
+            text = linecache.getline(code.co_filename, frame.f_lineno).strip()
+            left_out = text.startswith(CLEANING_UP) or (code.co_name in {"close", "__del__"} and name in DESCRIPTORS)
+            if not left_out and next(lines) == place:
+                sys.settrace(None)
+                where = f"{code.co_name}: {text}"
+                raise StruckError(where)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    except StruckError:
+        pass
+    finally:
+        sys.settrace(before)
+    return where
+
+
+def struck(act_of, begin, least):
+    """`begin()` gives what a case needs; each line of `act_of(it)` is struck once. Yields (it, where) for each."""
+    for place in itertools.count():
+        it = begin()
+        where = strike(act_of(it), place)
+        yield it, where
+        if where is None:
+            assert place > least, "nothing was struck: the lines have moved"
+            return
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return os.fspath(tmp_path / "db")
+
+
+@pytest.fixture(autouse=True)
+def _no_collection():
+    """A collection would move the lines."""
+    gc.collect()
+    gc.freeze()  # so that a collection looks only at what a case has made
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def files(path):
+    """The descriptors of this process that lead to the database or its lock file."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found += [name for name in [os.readlink(f"/proc/self/fd/{number}")] if name.startswith(path)]
+    return found
+
+
+def goes_on(db, path, where):
+    """The next writer finds the lock free, or is told that writing has stopped; the file is whole; nothing stays open."""
+    with contextlib.suppress(cowdb.PoisonedError, cowdb.ClosedError), db.write(timeout=1) as transaction:
+        transaction[b"next"] = b"n" * 3000
+    with contextlib.suppress(cowdb.PoisonedError):
+        db.close()
+    disk = db._options.get("disk", FileDisk())
+    del db
+    assert not database_module._cores, where
+    with open_on(disk, path, lock_timeout=1) as again:
+        assert again.check() == [], where
+        with again.write(timeout=1) as transaction:
+            transaction[b"life"] = b"goes on"
+        assert again[b"0"] in {b"0", b"struck"}
+    if isinstance(disk, FileDisk):
+        os.unlink(path)
+
+
+def opened(path, disk=None):
+    db = open_on(disk or MemoryDisk(), path, page_size=4096, lock_timeout=1)
+    db.write(durability="lazy").abort()  # what is done once is not struck
+    with db.write(durability="lazy") as transaction:
+        transaction.update((b"%d" % number, b"%d" % number) for number in range(100))
+    return db
+
+
+def begun(path):
+    db = opened(path)
+    transaction = db.write(durability="lazy")
+    transaction[b"0"] = b"struck"
+    return db, transaction
+
+
+@pytest.mark.parametrize("durability", ["full", "lazy"])
+def test_a_beginning_that_is_interrupted_leaves_the_lock_free(path, durability):
+    """The story: no memory for the transaction, when the lock was taken already; nobody could write any more."""
+
+    def begin(db):
+        return lambda: db.write(durability=durability).abort()
+
+    for db, where in struck(begin, lambda: opened(path), 60):
+        gc.collect()  # the line behind the beginning may be the one that was struck
+        goes_on(db, path, where)
+
+
+def test_an_abort_that_is_interrupted_can_be_repeated(path):
+    """The story: no memory for a list in the middle of an abort; a second abort did nothing, and the lock was kept."""
+    for (db, transaction), where in struck(lambda it: it[1].abort, lambda: begun(path), 30):
+        transaction.abort()
+        assert transaction.closed
+        with pytest.raises(cowdb.ClosedError):
+            transaction.commit()
+        goes_on(db, path, where)
+
+
+def test_an_abort_that_is_interrupted_and_forgotten_is_ended_by_its_finalizer(path):
+    for it, where in struck(lambda it: it[1].abort, lambda: list(begun(path)), 30):
+        del it[1]
+        gc.collect()
+        goes_on(it[0], path, where)
+
+
+@pytest.mark.parametrize("durability", ["full", "lazy"])
+def test_a_block_that_is_interrupted_leaves_the_lock_free(path, durability):
+    """The story: the commit was broken off, and then its clean-up too; the block was left and the lock was kept."""
+
+    def block(db):
+        def act():
+            with db.write(durability=durability) as transaction:
+                transaction[b"0"] = b"struck"
+
+        return act
+
+    for db, where in struck(block, lambda: opened(path), 150):
+        gc.collect()
+        goes_on(db, path, where)
+
+
+def test_a_sync_that_is_interrupted_leaves_the_lock_free(path):
+    for db, where in struck(lambda db: db.sync, lambda: opened(path), 40):
+        goes_on(db, path, where)
+
+
+def test_a_close_that_is_interrupted_can_be_repeated(path):
+    """The story: no memory while the file was let go; it stayed half open, and OPEN kept everybody out."""
+    for db, where in struck(lambda db: db.close, lambda: opened(path, FileDisk()), 60):
+        goes_on(db, path, where)
+
+
+def test_a_close_that_is_interrupted_under_a_writer_can_be_repeated(path):
+    for (db, _transaction), where in struck(lambda it: it[0].close, lambda: begun(path), 60):
+        with contextlib.suppress(cowdb.PoisonedError):
+            db.close()
+        assert db.closed
+        goes_on(db, path, where)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not tell what is open")
+@pytest.mark.parametrize("create", [False, True])
+def test_an_opening_that_is_interrupted_leaves_nothing_open(path, create):
+    """The story: no memory between the descriptor and the object that was to own it."""
+    if not create:
+        cowdb.open(path).close()
+
+    def opening(kept):
+        return lambda: kept.append(cowdb.open(path, lock_timeout=1))
+
+    for kept, where in struck(opening, list, 100):
+        for db in kept:
+            db.close()
+        gc.collect()
+        assert not database_module._cores, where
+        assert files(path) == [], where
+        cowdb.open(path, lock_timeout=1).close()
+        if create:
+            for name in os.listdir(os.path.dirname(path)):  # the temporary file may be left, as after a crash
+                os.unlink(os.path.join(os.path.dirname(path), name))
+
+
+# ---------------------------------------------------------------- the queue
+
+
+def test_a_release_can_be_repeated_and_takes_the_lock_from_nobody_else():
+    lock = WriterLock()
+    first, second = Turn(), Turn()
+    lock.acquire(0, first)
+    lock.release(first)
+    lock.acquire(0, second)
+    lock.release(first)
+    assert lock.holds(second)
+    lock.release(second)
+    assert lock._holder is None
+
+
+def test_a_handing_over_that_is_interrupted_is_gone_on_with():
+    """Whoever comes next wakes the thread that has the lock by now, and sleeps."""
+    for place in itertools.count():
+        lock = WriterLock()
+        turn = Turn()
+        lock.acquire(0, turn)
+        got = threading.Event()
+
+        def wait(lock=lock, got=got):
+            mine = Turn()
+            lock.acquire(5, mine)
+            got.set()
+            lock.release(mine)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while not lock._waiting:
+            pass
+        where = strike(lambda lock=lock, turn=turn: lock.release(turn), place, ("locks.py",))
+        lock.release(turn)
+        assert got.wait(5), where
+        thread.join()
+        assert not lock._mutex.locked(), where
+        lock.acquire(0)
+        if where is None:
+            assert place > 10
+            return
