@@ -217,7 +217,7 @@ class GateState:
             if not 0 < place < self._count - 1:
                 return False
             self._used.add(snapshot)
-            del free[last]
+            free.pop()
         except (MemoryError, TypeError):
             return False
         # First say what we are going to use, then look whether it is still the newest: the writer does
