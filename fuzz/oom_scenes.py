@@ -10,6 +10,7 @@ A `Stage` is a file, a handle, a transaction; `act` is the call.  Afterwards
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -45,6 +46,7 @@ class Stage:
     answer: Any = None  # what `act` must give, if it gives anything
     may_stop_writing: bool = False
     may_be_missing: bool = False
+    may_be_forgotten: bool = False  # the transaction can be lost before anybody holds it; see `_block`
     commits: bool = False  # `act` acknowledges `after`
 
 
@@ -211,6 +213,14 @@ def _commit_lazily(stage: Stage) -> None:
 
 
 def _block(stage: Stage) -> None:
+    """A whole transaction as a block.
+
+    Between the end of `write` and the beginning of the block Python itself needs
+    memory, for `__enter__` and `__exit__`.  If there is none, it drops the
+    transaction without calling either.  Then it is a forgotten one, which the
+    garbage collector ends; so in this scene alone the collector runs before the
+    next writer comes.
+    """
     _opened(stage)
     stage.after = _copy(stage.before)
     stage.after[None][b"block"] = b"b"
@@ -220,7 +230,7 @@ def _block(stage: Stage) -> None:
             transaction[b"block"] = b"b"
 
     stage.act = act
-    stage.may_stop_writing = stage.commits = True
+    stage.may_stop_writing = stage.commits = stage.may_be_forgotten = True
 
 
 def _abort(stage: Stage) -> None:
@@ -293,6 +303,8 @@ def judge(stage: Stage, raised: BaseException | None, answer: object) -> str:
         stage.reader.close()
     if stage.transaction is not None:
         stage.transaction.abort()
+    if raised is not None and stage.may_be_forgotten:
+        gc.collect()
     stopped = False
     if stage.db is not None and not stage.db.closed:
         if not stage.db._read_only:
