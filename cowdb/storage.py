@@ -185,8 +185,8 @@ class FileStorage:
         """Open `path` as `os.open` does. Whatever comes in between, no descriptor stays behind."""
         self.path: Final = path
         self.read_only: Final = read_only
+        self._fd = os.open(path, flags, mode)
         try:
-            self._fd = os.open(path, flags, mode)
             found = os.fstat(self._fd)
             if not stat.S_ISREG(found.st_mode):
                 number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL

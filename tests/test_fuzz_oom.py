@@ -8,6 +8,7 @@ import pytest
 
 from fuzz import oom
 from fuzz.harness import Options, Quiet
+from fuzz.oom_scenes import LOST
 
 pytestmark = pytest.mark.skipif(oom.missing() is not None, reason=str(oom.missing()))
 
@@ -58,3 +59,14 @@ def test_a_replay_runs_one_case_and_nonsense_is_refused():
 def test_where_it_cannot_run_it_says_why(monkeypatch):
     monkeypatch.setattr(oom, "missing", lambda: "no switch")
     assert oom.run(Options(1.0, 1, 1), Quiet()).skipped == "no switch"
+
+
+def test_an_exception_that_the_interpreter_lost_is_told_from_one_that_compiled_code_lost():
+    lost = [
+        "error return without exception set",
+        "<function open at 0x7f00> returned NULL without setting an exception",
+    ]
+    assert all(LOST.fullmatch(text) for text in lost)
+    ours = "<built-in method put of cowdb._kernel.Writer object at 0x7f00> returned NULL without setting an exception"
+    assert not LOST.fullmatch(ours)
+    assert not LOST.fullmatch("<cyfunction scan at 0x7f00> returned NULL without setting an exception")
