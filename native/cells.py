@@ -265,6 +265,9 @@ class Cells:
             cell = self.cells + index
             total += lead + cell.payload_length
             if not level or index > first:
+                if cell.key_length < prefix:
+                    # The prefix is that of the first and the last key, and keys of a forged page do not rise (I7, I10).
+                    raise CorruptionError(-1, "its keys do not rise")
                 total += cell.key_length - prefix
         if page.first + 8 * cells + total > self.size:
             # Entries are measured before: only cells that overlap, of a forged page, can turn out larger (I10).

@@ -147,3 +147,13 @@ def test_a_forged_page_that_says_it_is_fuller_than_full_is_counted():
     """The story: `cowdb stat` looked up the tenth of fill of such a leaf in an array, and ended with an IndexError."""
     result = corrupt.run(Options(5.0, 1, 1, replay="settled cli:stat sealed 151581=ff"), Quiet())
     assert result.failures == []
+
+
+def test_a_forged_page_whose_keys_do_not_rise_is_refused_when_it_is_rebuilt():
+    """The story: the compiled kernel laid a key out that was shorter than the prefix of its neighbours, over its memory."""
+    forged = (
+        "160079=2766d575b64c158b78b872927ab35bbd096058ac80d653310229a10187efc49120d9f5aa4d4cdbe3b944faabb76a332d2a050fe7"
+        "f45a4cabf66e59b70522969f 161933=" + 22 * "2d"
+    )
+    result = corrupt.run(Options(5.0, 1, 1, replay=f"settled write sealed {forged}"), Quiet())
+    assert result.failures == []
