@@ -28,7 +28,10 @@ def name_key(name: object, limit: int) -> bytes:
         raise TypeError(f"the name of a tree is a str, not {type(name).__name__}")
     if not name:
         raise ValueError("the name of a tree is not empty; the main tree is the transaction itself")
-    key = name.encode()
+    try:
+        key = name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the name of a tree is text that UTF-8 has, which {name!r} is not") from None
     if len(key) > limit:
         raise KeySizeError(len(key), limit)
     return key

@@ -231,7 +231,7 @@ class Handmade:
         slot = transaction % 2 if slot is None else slot
         durable = max(transaction - 1, 0) if durable is None else durable
         named = {} if named is None else named
-        catalog = self.tree([(name.encode(), raw) for name, raw in named.items()], transaction)
+        catalog = self.tree([(name.encode(errors="surrogateescape"), raw) for name, raw in named.items()], transaction)
         taken = set().union(*(self.pages_of[tree] for tree in (main, catalog, *named.values())))
         for leaf in self.pages_of[catalog]:
             page = self.page(leaf)

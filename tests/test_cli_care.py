@@ -167,6 +167,22 @@ def test_a_damaged_file_is_not_copied_in_silence(copy, tmp_path, command):
     assert not list(tmp_path.glob("*.tmp*"))
 
 
+def test_a_name_that_is_not_utf8_is_damage_that_compact_does_not_copy(tmp_path):
+    """Found by fuzz/corrupt: a byte of a name in a forged catalog was changed, and compact ended in a traceback."""
+    file = Handmade(page_size=SIZE)
+    name = b"na\xa4me".decode(errors="surrogateescape")
+    file.commit(1, main=file.tree([(b"a", b"1")], 1), named={name: file.tree([(b"x", b"y")], 1)})
+    path, target = tmp_path / "odd.cowdb", tmp_path / "new"
+    path.write_bytes(bytes(file.data))
+    result = cow("compact", path, target)
+    assert result.code == 1
+    assert "not UTF-8" in result.err
+    assert "recover" in result.err
+    assert not target.exists()
+    trees, _ = saved(path, target)
+    assert [entries for tree, entries in trees.items() if tree is not None] == [{b"x": b"y"}]
+
+
 def test_a_copy_of_a_file_in_use_is_one_moment_of_it(tmp_path):
     path = tmp_path / "a.cowdb"
     sample(path, 600)

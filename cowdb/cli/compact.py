@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from cowdb.catalog import tree_names
 from cowdb.cli.newfile import new_database, refuse_existing
 from cowdb.cli.opening import add_path, add_timeout, reading
 from cowdb.cli.output import FINE, size_text
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     with reading(args.file, args.timeout) as state, out.progress("compacting", "entries") as tick:
         before = state.source.size()
         trees = list(state.trees())
+        # A name that the engine would not give is damage: the new file shall not have it either.
+        tree_names([tree.name.encode(errors="surrogateescape") for tree in trees if tree.name is not None])
         told = _Told(tick, sum(map(len, trees)))
         with (
             new_database(args.new, state.page_size, state.meta.database_id) as db,
