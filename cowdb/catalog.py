@@ -31,7 +31,7 @@ def name_key(name: object, limit: int) -> bytes:
     try:
         key = name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"the name of a tree is text that UTF-8 has, which {name!r} is not") from None
+        raise ValueError(f"{name!r} is no name for a tree: it has surrogates, which UTF-8 has not") from None
     if len(key) > limit:
         raise KeySizeError(len(key), limit)
     return key
