@@ -27,6 +27,8 @@ PARTS = (
     "writer",
     "sealing",
     "items",
+    "freelist",
+    "metapage",
     "gate",
     "reading",
     "handle",

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from cowdb import format as fmt
 from cowdb.errors import CorruptionError, FullError
-from cowdb.freelist import FreeList, coalesce
-from cowdb.kernel import Path
+from cowdb.kernel import FreeList, Path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,13 +73,8 @@ class Allocator:
 
     def release(self, draft: Draft, live: list[int]) -> None:
         """Take what the draft has freed so far into the free list. Its own state never sees those pages (I2)."""
-        freed = draft.changes.freed
-        if not freed:
-            return
         assert self.free is not None
-        for run in coalesce(freed, draft.changes.birth):
-            self.free.add(run, live)
-        freed.clear()
+        self.free.release(draft.changes.freed, draft.changes.birth, live)
 
     def allot(
         self, draft: Draft, writers: list[Writer], live: list[int], *, fetch: bool = True

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import secrets
@@ -181,6 +182,49 @@ class _Core:
             self.pager.gate.leave(snapshot)
 
 
+class _Writing:
+    """A write transaction as its handle sees it: whose it is, and what its commit and its end mean there."""
+
+    __slots__ = ("_core", "_database", "_forks", "_held", "_lazy", "draft")
+
+    def __init__(self, database: Database, core: _Core, draft: Draft, held: list[Snapshot], *, lazy: bool) -> None:
+        """It was begun by this thread, while what it has `held` was the newest snapshot."""
+        self._database = database
+        self._forks = _forks
+        self._held = held
+        self._lazy = lazy
+        self._core = core
+        self.draft = draft
+
+    def pin(self) -> Callable[[], Any] | None:
+        """What keeps the state alive that it was begun on; None if that is not published, and so nobody's snapshot."""
+        snapshot = self._held[0]
+        if snapshot.meta.transaction != self.draft.meta.transaction:
+            return None
+        return functools.partial(self._core.pin, snapshot)
+
+    def commit(self) -> None:
+        """Make the draft the state."""
+        if self._forks != _forks:
+            raise ForkedError(
+                f"this transaction on {self._database.path!r} was begun before a fork, by the parent process"
+            )
+        self._core.pager.commit(self.draft, lazy=self._lazy, hand_on=self._hand_on)
+
+    def _hand_on(self) -> None:
+        """The commit lets the turn go, and goes on."""
+        flushed = threading.Lock()
+        flushed.acquire()
+        database = self._database
+        database._flushing[self.draft.turn] = threading.current_thread(), flushed  # noqa: SLF001 - they are one
+        database._writing = None  # noqa: SLF001
+
+    def end(self) -> None:
+        """The end, committed or not. Harmless when repeated, as after an interrupt."""
+        if self._forks == _forks:
+            self._database._end_of(self._core.pager, self.draft, self.draft.turn, self._held)  # noqa: SLF001
+
+
 class Database(Handle[_Core, Transaction]):
     """A handle of one open file; made by `cowdb.open`, safe to use from any thread.
 
@@ -197,9 +241,9 @@ class Database(Handle[_Core, Transaction]):
         self._lock_timeout: float | None = options["lock_timeout"]
         self._read_only: bool = options["read_only"]
         self._forks = _forks
-        self._open: weakref.WeakSet[WriteTransaction] = weakref.WeakSet()
+        self._open: dict[Turn, weakref.ref[WriteTransaction]] = {}
         self._writing: Turn | None = None
-        self._flushing: dict[Draft, tuple[threading.Thread, threading.Lock]] = {}  # commits that let the turn go
+        self._flushing: dict[Turn, tuple[threading.Thread, threading.Lock]] = {}  # commits that let the turn go
         _handles.add(self)
         self._core = core
 
@@ -247,7 +291,7 @@ class Database(Handle[_Core, Transaction]):
             self._handle = handle._handle  # noqa: SLF001
             self._writing = None
             self._flushing = {}
-            self._open = weakref.WeakSet()
+            self._open = {}
             self._forks = _forks
             return core
 
@@ -288,7 +332,8 @@ class Database(Handle[_Core, Transaction]):
         """Those of this handle that are open, or were a moment ago."""
         while True:
             with contextlib.suppress(RuntimeError):  # another thread began or ended one meanwhile
-                return [*self.readings(), *self._open]
+                writing = [found for known in self._open.values() if (found := known()) is not None]
+                return [*self.readings(), *writing]
 
     # ------------------------------------------------------------ transactions
 
@@ -317,8 +362,8 @@ class Database(Handle[_Core, Transaction]):
             self._live()  # it may have been closed while we waited
             draft = pager.begin(turn)
             held.append(gate.begin())
-            transaction = self._write(core, draft, held, lazy=lazy)
-            self._open.add(transaction)
+            transaction = WriteTransaction(_Writing(self, core, draft, held, lazy=lazy))
+            self._open[turn] = weakref.ref(transaction)
             gate.exit(turn)
             return transaction  # noqa: TRY300 - an interrupt here must find the handler, too
         except BaseException:  # whatever comes in between, the writer lock does not stay behind
@@ -328,31 +373,6 @@ class Database(Handle[_Core, Transaction]):
                 gate.exit(turn)
             raise
 
-    def _write(self, core: _Core, draft: Draft, held: list[Snapshot], *, lazy: bool) -> WriteTransaction:
-        """The transaction of a draft that this thread has begun, while what it has `held` was the newest snapshot."""
-        pager = core.pager
-        snapshot = held[0]
-        forks = _forks
-
-        def hand_on() -> None:
-            flushed = threading.Lock()
-            flushed.acquire()
-            self._flushing[draft] = threading.current_thread(), flushed
-            self._writing = None
-
-        def commit(_draft: Any) -> None:
-            if forks != _forks:
-                raise ForkedError(f"this transaction on {self._path!r} was begun before a fork, by the parent process")
-            pager.commit(draft, lazy=lazy, hand_on=hand_on)
-
-        def end(_draft: Any) -> None:
-            if forks == _forks:
-                self._end_of(pager, draft, draft.turn, held)
-
-        # A state that is not published yet is nobody's snapshot, so none can be pinned that keeps its pages.
-        pin = (lambda: core.pin(snapshot)) if snapshot.meta.transaction == draft.meta.transaction else None
-        return WriteTransaction(draft, pin, commit, end)
-
     def _end_of(self, pager: Pager, draft: Draft | None, turn: Turn, held: list[Snapshot]) -> None:
         """The end of a write transaction, or of its beginning.
 
@@ -361,6 +381,7 @@ class Database(Handle[_Core, Transaction]):
         needs no memory.
         """
         try:
+            self._open.pop(turn, None)
             if self._writing is turn:
                 self._writing = None
             if draft is None:
@@ -372,7 +393,7 @@ class Database(Handle[_Core, Transaction]):
                 if held:
                     pager.gate.leave(held.pop())
             finally:
-                flushing = self._flushing.pop(draft, None) if draft is not None else None
+                flushing = self._flushing.pop(turn, None)
                 if flushing is not None:
                     flushing[1].release()
 

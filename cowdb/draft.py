@@ -34,7 +34,7 @@ class Member:
 
     meta: Meta
     space: Space
-    written: int  # bytes
+    written: int  # pages
     copied: int  # pages
     operations: int
     page_writes: int  # how often this process had written pages then
@@ -68,7 +68,6 @@ class Draft:
         self._catalog: Writer | None = None
         self._free: Writer | None = None
         self.named: dict[str, Writer] = {}
-        self.writer_type: Callable[..., Writer] = Writer
         self.page_count = meta.page_count
         self.allotted = False  # numbers were given out, so an abort must take them back
         self.handed_on = False  # sealed, and the writer lock is somebody else's by now
@@ -129,7 +128,7 @@ class Draft:
         """The writer of a named tree."""
         writer = self.named.get(name)
         if writer is None:
-            writer = self.named[name] = self.writer_type(self.space, descriptor, self.changes)
+            writer = self.named[name] = Writer(self.space, descriptor, self.changes)
         return writer
 
     def stop(self) -> None:

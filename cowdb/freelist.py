@@ -28,7 +28,7 @@ from sortedcontainers import SortedDict, SortedList
 from cowdb.errors import CorruptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from cowdb.meta import CarriedRun
 
@@ -45,7 +45,7 @@ _KNOWN: Final = 0
 class FreeList:
     """The free runs that are in memory; see the module's text.
 
-    `live` is always the sorted sequence of live snapshots (P6).
+    `live` is always the sorted list of live snapshots (P6).
     """
 
     def __init__(self) -> None:
@@ -63,26 +63,33 @@ class FreeList:
 
     # ------------------------------------------------------------ giving back
 
-    def add(self, run: CarriedRun, live: Sequence[int]) -> None:
+    def add(self, run: CarriedRun, live: list[int]) -> None:
         """Take in a run that was freed: ready if no live snapshot sees it. O(log n)."""
         start, length, birth, freed = run
         place = bisect_left(live, birth)
         if place == len(live) or live[place] >= freed:
+            if len(self._fresh) > max(_FRESH, len(self._lengths)):
+                self._sort_in()
             self._fresh.append((start, length))
             self.ready_pages += length
-            if len(self._fresh) > _FRESH:
-                self._sort_in()
         else:
             # The oldest blocker is the one that is likely to stay longest.
             self._held.setdefault(live[place], []).append(run)
             self.held_runs += 1
             self.held_pages += length
 
-    def settle(self, live: Sequence[int]) -> None:
+    def release(self, freed: list[tuple[int, int, int]], transaction: int, live: list[int]) -> None:
+        """Take in the runs (start, length, birth) that `transaction` has freed, and empty the list. O(n log n)."""
+        if freed:
+            for run in coalesce(freed, transaction):
+                self.add(run, live)
+            freed.clear()
+
+    def settle(self, live: list[int]) -> None:
         """Look again at the runs whose blocker is gone. O(those runs)."""
         if not self._held:
             return
-        for blocker in self._held.keys() - live:
+        for blocker in sorted(self._held.keys() - live):
             for run in self._held.pop(blocker):
                 self.held_runs -= 1
                 self.held_pages -= run[1]
@@ -138,15 +145,21 @@ class FreeList:
             self._sort_in()
         else:
             # The usual case of small commits: what the one before freed is all that is ready.
-            self._fresh.sort(reverse=True)
-            while pages and self._fresh:
-                start, length = self._fresh.pop()
+            fresh = self._fresh
+            fresh.sort()
+            done = 0
+            for start, length in fresh:
+                if not pages:
+                    break
                 part = min(length, pages)
-                if part < length:
-                    self._fresh.append((start + part, length - part))
                 taken.append((start, part))
                 pages -= part
                 self.ready_pages -= part
+                if part < length:
+                    fresh[done] = (start + part, length - part)
+                    break
+                done += 1
+            del fresh[:done]
         while pages and self._lengths:
             start, length = self._lengths.peekitem(0)
             self._forget(start, length)
@@ -194,8 +207,8 @@ class FreeList:
         """Every run, for the carry list. O(n)."""
         found: list[CarriedRun] = [(start, length, _KNOWN, _KNOWN) for start, length in self._lengths.items()]
         found += [(start, length, _KNOWN, _KNOWN) for start, length in self._fresh]
-        for runs in self._held.values():
-            found += runs
+        for blocker in sorted(self._held):
+            found += self._held[blocker]
         return found
 
     def spill(self, keep: int) -> list[CarriedRun]:
@@ -206,7 +219,7 @@ class FreeList:
         """
         self._sort_in()
         ready = [(start, length, _KNOWN, _KNOWN) for start, length in self._lengths.items()]
-        held = [run for runs in self._held.values() for run in runs]
+        held = [run for blocker in sorted(self._held) for run in self._held[blocker]]
         held.sort(key=_freed)
         stays = min(len(ready), max(keep // 2, keep - len(held)))
         moved = ready[stays:]

@@ -1,6 +1,7 @@
 """Which form of the page kernel is used: the plain one, or its compiled twin.
 
-    page  space  path  tree  writer  cursor.scan  readers.Gate  reading  handle     plain, the reference, always here
+    page  space  path  tree  writer  cursor.scan  freelist  meta.encode  readers.Gate  reading  handle
+                     |                                                       plain, always here
                      |
                   kernel  -------->  one form of all of them, for everything above
                      |
@@ -23,7 +24,9 @@ from pathlib import Path as _File
 from typing import TYPE_CHECKING, Final
 
 from cowdb.cursor import scan
+from cowdb.freelist import FreeList
 from cowdb.handle import Handle
+from cowdb.meta import encode
 from cowdb.page import Page
 from cowdb.path import Path
 from cowdb.readers import Gate
@@ -39,6 +42,7 @@ __all__ = [
     "FORM",
     "REASON",
     "Changes",
+    "FreeList",
     "Gate",
     "Handle",
     "Page",
@@ -47,6 +51,7 @@ __all__ = [
     "Reading",
     "Space",
     "Writer",
+    "encode",
     "scan",
 ]
 
@@ -92,6 +97,7 @@ if _native is None and _wish == "0":
 if not TYPE_CHECKING and _native is not None:
     # For the type checker the plain form speaks for both.
     Changes = _native.Changes
+    FreeList = _native.FreeList
     Gate = _native.Gate
     if not _native.FREE_THREADED:  # that of an interpreter without a lock is the plain one: see native/handle.py
         Handle = _native.Handle
@@ -101,4 +107,5 @@ if not TYPE_CHECKING and _native is not None:
     Reading = _native.Reading
     Space = _native.Space
     Writer = _native.Writer
+    encode = _native.encode
     scan = _native.scan

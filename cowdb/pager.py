@@ -33,17 +33,16 @@ import itertools
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
-from cowdb import meta as meta_page
 from cowdb.allocation import Allocator, blocker, spare_pages
 from cowdb.catalog import name_key
 from cowdb.draft import Draft, Member
 from cowdb.errors import ClosedError, CorruptionError, Error, LockTimeoutError, PoisonedError, ReadOnlyError
 from cowdb.extent import LEAST_GROWTH, Extent
-from cowdb.freelist import coalesce
-from cowdb.kernel import Gate, Path, Reader
+from cowdb.kernel import Gate, Path, Reader, encode
 from cowdb.locks import WriterLock, me
 from cowdb.meta import Meta
 from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
@@ -56,10 +55,13 @@ if TYPE_CHECKING:
 
     from cowdb.kernel import Writer
     from cowdb.locks import Turn
+    from cowdb.readers import Snapshot
     from cowdb.sharing import Sharing
     from cowdb.storage import Storage
 
 __all__ = ["Pager"]
+
+_NUMBER: Final = itemgetter(0)
 
 
 class Pager:
@@ -135,12 +137,10 @@ class Pager:
         """
         live: set[int] = set()
         with self._group:
-            for member in self._in_flight + self._pending:
-                live.add(member.meta.transaction)
-        for snapshot in self.gate.snapshots():
-            live.add(snapshot.meta.transaction)
-        for pin in self.words.others():
-            live.add(pin.transaction)
+            if self._in_flight or self._pending:
+                live.update([member.meta.transaction for member in self._in_flight + self._pending])
+        live.update(self.gate.transactions())
+        live.update([pin.transaction for pin in self.words.others()])
         durable = self.words.durable
         if durable is not None:
             live.add(durable[0])
@@ -155,7 +155,7 @@ class Pager:
         unless another process waits for it.  If an interrupt comes just when this
         returns, `unlock` of the same `turn` is what undoes it.
         """
-        begun = time.monotonic()
+        begun = 0.0 if timeout is None else time.monotonic()
         if self._in_flight and self._not_led():
             self._tidy()
         try:
@@ -218,12 +218,11 @@ class Pager:
         if self._fresh_turn:
             self._recover()
         with self._group:
-            tip = (self._in_flight + self._pending)[-1:]  # the newest sealed state that is not published yet
-        if not tip:
-            snapshot = self.gate.current
-            meta, space = snapshot.meta, snapshot.space
-        else:
-            meta, space = tip[0].meta, tip[0].space
+            tip = self._pending or self._in_flight
+            newest: Member | Snapshot | None = tip[-1] if tip else None  # sealed, and not published yet
+        if newest is None:
+            newest = self.gate.current
+        meta, space = newest.meta, newest.space
         allocator = self.allocator
         if allocator.base != meta.transaction:
             # Another process has written since, or nobody yet.
@@ -277,7 +276,7 @@ class Pager:
         if meta.transaction != published.meta.transaction:
             # A writer died between its meta and its publishing.
             space = self.extent.cover(meta, published.space)
-            self.gate.publish(meta, meta_page.encode(meta, state.slot), space)
+            self.gate.publish(meta, encode(meta, state.slot), space)
         self._fresh_turn = False
 
     # ------------------------------------------------------------ commit
@@ -294,7 +293,8 @@ class Pager:
         changes = draft.changes
         if changes.torn:
             raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
-        if not any(writer.changed for writer in draft.writers()):
+        writers = draft.writers()
+        if not any(writer.changed for writer in writers):
             return
         allocator = self.allocator
         free = allocator.free
@@ -303,16 +303,16 @@ class Pager:
         changes.stop_spilling()
 
         # 1. Finish the trees: descriptors into the catalog (blank until their roots are sealed).
-        for name, tree in draft.named.items():
-            if tree.changed:
-                draft.catalog.put(name_key(name, draft.catalog.key_limit), bytes(fmt.DESCRIPTOR_SIZE))
+        changed = [name for name, tree in draft.named.items() if tree.changed] if draft.named else ()
+        for name in changed:
+            draft.catalog.put(name_key(name, draft.catalog.key_limit), bytes(fmt.DESCRIPTOR_SIZE))
 
         # 2. Update the free list: numbers for the dirty pages, then old runs to the free tree.
         draft.allotted = True  # from here on the free list is the draft's, and is loaded anew if it is not committed
         live = self.live()
         free.settle(live)
         allocator.release(draft, live)
-        numbers, runs = allocator.allot(draft, draft.writers(), live)
+        numbers, runs = allocator.allot(draft, writers, live)
         allocator.save(draft, live, lazy=lazy)
         if draft.free_changed():
             more, _ = allocator.allot(draft, [draft.free], live, fetch=False)
@@ -322,12 +322,11 @@ class Pager:
 
         # 3. Seal: number, birth and checksum into every dirty page, children before parents.
         sealed: list[tuple[int, list[Any]]] = []
-        emit = _collector(sealed)
+        emit = sealed.append
         place = _placer(runs)
         main = draft.main.seal(numbers, place, emit)
-        for name, tree in draft.named.items():
-            if tree.changed:
-                _set_descriptor(draft.catalog, name, tree.seal(numbers, place, emit))
+        for name in changed:
+            _set_descriptor(draft.catalog, name, draft.named[name].seal(numbers, place, emit))
         catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, emit))
         meta = Meta(
             page_size=self.page_size,
@@ -358,8 +357,7 @@ class Pager:
         self.next_transaction = draft.following
         allocator.base = transaction
         draft.allotted = False  # only now: interrupted in between, the next draft must not use this one's free list
-        written += draft.written * self.page_size
-        member = Member(meta, space, written, changes.copied, changes.operations, self._page_writes)
+        member = Member(meta, space, written + draft.written, changes.copied, changes.operations, self._page_writes)
         if lazy:
             self._drain()
             self._publish([member], lazy=True)
@@ -390,7 +388,7 @@ class Pager:
         slot = 1 - durable[1]
         known = durable[0]
         flushes = 0
-        if not lazy and self._unsynced + written > self.two_flush_limit:
+        if not lazy and (self._unsynced + written) * self.page_size > self.two_flush_limit:
             # Too much to verify quickly after a crash: flush the pages first.  From here on the published state is
             # durable too (P4), and its slot is not to be written.
             self.failpoint("first flush")
@@ -403,7 +401,7 @@ class Pager:
                 slot = 1 - slot
             known = transaction
         meta = newest.meta.with_durable(known)
-        raw = meta_page.encode(meta, slot)
+        raw = encode(meta, slot)
         self.failpoint("write meta")
 
         # 6. Write the meta page into the slot that does not hold the newest durable meta (I8).
@@ -575,26 +573,28 @@ class Pager:
         self.extent.grow(draft.page_count, inserted=draft.changes.inserted, ready_pages=free.ready_pages)
 
     def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> int:
-        """Write sealed pages, neighbours in one call; how many bytes that was."""
+        """Write sealed pages, neighbours in one call; how many that was."""
         self._page_writes += 1
-        sealed.sort(key=_number)
+        sealed.sort(key=_NUMBER)
         size = self.page_size
+        write = self.storage.write
         written = 0
         try:
-            offset = end = -1
+            start = end = -1  # of the pages in `buffers`
             buffers: list[Any] = []
             for number, parts in sealed:
-                if number * size != end:
+                if number != end:
                     if buffers:
-                        self.storage.write(offset, buffers)
-                        written += end - offset
-                    offset = end = number * size
-                    buffers = []
-                buffers += parts
-                end += sum(map(len, parts))
+                        write(start * size, buffers)
+                        written += end - start
+                    start = number
+                    buffers = [*parts]
+                else:
+                    buffers += parts
+                end = number + (1 if len(parts) == 1 else sum(map(len, parts)) // size)
             if buffers:
-                self.storage.write(offset, buffers)
-                written += end - offset
+                write(start * size, buffers)
+                written += end - start
         except OSError as error:
             self.poison.not_committed("writing pages", error)
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
@@ -654,16 +654,15 @@ class Pager:
         own = [run for run in changes.freed if run[2] == changes.birth]
         changes.freed = [run for run in changes.freed if run[2] != changes.birth]
         draft.allotted = True
-        for run in coalesce(own, changes.birth):
-            free.add(run, live)
+        free.release(own, changes.birth, live)
         writers = draft.writers()
         numbers, runs = self.allocator.allot(draft, writers, live, fetch=False)
         sealed: list[tuple[int, list[Any]]] = []
         place = _placer(runs)
         for writer in writers:
-            writer.seal(numbers, place, _collector(sealed))
+            writer.seal(numbers, place, sealed.append)
         self._extend(draft)
-        draft.written += self._write_pages(sealed) // self.page_size
+        draft.written += self._write_pages(sealed)
         space = draft.main.open_space()
         if draft.page_count > space.pages:
             draft.move(self.extent.map(space))
@@ -732,14 +731,14 @@ class Pager:
             self._cut_to(pages)
         slot = 1 - durable[1]
         clean = meta.with_durable(meta.transaction)
-        self._write_meta(slot, meta_page.encode(clean, slot), NOTHING_LOST)
+        self._write_meta(slot, encode(clean, slot), NOTHING_LOST)
         self._flush(NOTHING_LOST)
 
     # ------------------------------------------------------------ counting
 
     def _count(self, group: list[Member], flushes: int) -> None:
         for member in group:
-            pages = member.written // self.page_size
+            pages = member.written
             self._pages_written += pages
             self._copied += member.copied
             self._operations += member.operations
@@ -808,17 +807,6 @@ def _next_id(transaction: int) -> int:
 
 def _no_failpoint(_name: str) -> None:
     """Tests put something else here."""
-
-
-def _number(sealed: tuple[int, list[Any]]) -> int:
-    return sealed[0]
-
-
-def _collector(sealed: list[tuple[int, list[Any]]]) -> Callable[[int, list[Any]], None]:
-    def emit(number: int, buffers: list[Any]) -> None:
-        sealed.append((number, buffers))
-
-    return emit
 
 
 def _placer(runs: dict[int, list[int]]) -> Callable[[int], int]:

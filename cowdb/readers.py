@@ -245,6 +245,10 @@ class Gate:
             self._settle()
         return sorted(live, key=_transaction) if len(live) > 1 else list(live)
 
+    def transactions(self) -> list[int]:
+        """The transactions of the live snapshots. O(live)."""
+        return [snapshot.meta.transaction for snapshot in self.snapshots()]
+
     @property
     def is_shut(self) -> bool:
         """True once `shut` has been."""

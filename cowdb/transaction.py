@@ -14,7 +14,7 @@ commits, or aborts if the block raised.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from cowdb import format as fmt
 from cowdb.catalog import find_tree, name_key, tree_names
@@ -33,6 +33,21 @@ if TYPE_CHECKING:
 __all__ = ["Transaction", "WriteTransaction"]
 
 DURABILITIES: Final = ("full", "lazy")
+
+
+class Writing(Protocol):
+    """Whose a write transaction is, and what its commit and its end mean there."""
+
+    draft: Draft
+
+    def pin(self) -> Callable[[], Any] | None:
+        """What gives a mapping that keeps the state it was begun on alive; None: then views are of copies."""
+
+    def commit(self) -> None:
+        """Make the draft the state."""
+
+    def end(self) -> None:
+        """The end, committed or not. Harmless when repeated."""
 
 
 class Transaction(Reading, Tree):
@@ -101,26 +116,16 @@ class WriteTransaction(WriteTree):
     Use it in one thread at a time.  `id` is the transaction id that it will have.
     """
 
-    __slots__ = ("__weakref__", "_commit", "_draft", "_end")
+    __slots__ = ("__weakref__", "_draft", "_writing")
 
-    def __init__(
-        self,
-        draft: Draft,
-        pin: Callable[[], Any] | None,
-        commit: Callable[[Draft], None],
-        end: Callable[[Draft], None],
-    ) -> None:
-        """`commit` makes the draft the state; `end` is called once, however the transaction ends.
-
-        `pin` as for a snapshot, or None: then views are of copies.
-        """
-        super().__init__(draft.space, draft.meta.main, draft.changes)
-        self._pin = pin
+    def __init__(self, writing: Writing) -> None:
+        """`writing` has the draft, and is told how it ends."""
+        draft = writing.draft
+        WriteTree.__init__(self, draft.space, draft.meta.main, draft.changes)
+        self._pin = writing.pin()
         draft.main = self
-        draft.writer_type = _writer_type(pin)
         self._draft = draft
-        self._commit = commit
-        self._end: Callable[[Draft], None] | None = end
+        self._writing: Writing | None = writing  # None once it has ended
 
     @property
     def id(self) -> int:
@@ -130,7 +135,7 @@ class WriteTransaction(WriteTree):
     @property
     def closed(self) -> bool:
         """True once the transaction was committed or aborted."""
-        return self._end is None
+        return self._writing is None
 
     @property
     def committing(self) -> bool:
@@ -152,7 +157,8 @@ class WriteTransaction(WriteTree):
                     raise KeyNotFoundError(name)
                 descriptor = fmt.EMPTY_TREE
                 draft.catalog.put(key, descriptor.pack())
-            writer = draft.named_writer(name, descriptor)
+            writer = draft.named[name] = WriteTree(draft.space, descriptor, draft.changes)
+            writer._pin = self._pin  # noqa: SLF001 - they are one
         assert isinstance(writer, WriteTree)
         return writer
 
@@ -193,10 +199,11 @@ class WriteTransaction(WriteTree):
         Under ``durability="full"`` a return means that it survives a power cut.
         Raises `FullError` (not committed), `PoisonedError` (it says what is known).
         """
-        if self._end is None:
+        writing = self._writing
+        if writing is None:
             raise ClosedError("this transaction has ended already")
         try:
-            self._commit(self._draft)
+            writing.commit()
             self._finish()
         except BaseException:
             self._finish()  # once more, if it was the end that was interrupted
@@ -222,14 +229,14 @@ class WriteTransaction(WriteTree):
         self._draft.changes.spill = refuse
 
     def _finish(self) -> None:
-        end = None
+        writing = None
         try:
-            end, self._end = self._end, None  # nobody else ends it meanwhile
-            if end is not None:
-                end(self._draft)
+            writing, self._writing = self._writing, None  # nobody else ends it meanwhile
+            if writing is not None:
+                writing.end()
         except BaseException:
-            if end is not None:
-                self._end = end  # it was interrupted, and goes on when it is called again
+            if writing is not None:
+                self._writing = writing  # it was interrupted, and goes on when it is called again
             raise
 
     def __enter__(self) -> Self:
@@ -250,7 +257,7 @@ class WriteTransaction(WriteTree):
             raise
 
     def __del__(self) -> None:
-        if getattr(self, "_end", None) is not None:
+        if getattr(self, "_writing", None) is not None:
             try:
                 if not self._draft.turn.over:  # else its end was interrupted
                     warnings.warn(
@@ -264,14 +271,3 @@ class WriteTransaction(WriteTree):
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise TypeError("a transaction cannot be pickled; pickle the Database and begin another one there")
-
-
-def _writer_type(pin: Callable[[], Any] | None) -> Callable[..., WriteTree]:
-    """Makes the writers of named trees, which share the transaction's pin."""
-
-    def make(*arguments: Any) -> WriteTree:
-        tree = WriteTree(*arguments)
-        tree._pin = pin  # noqa: SLF001 - they are one
-        return tree
-
-    return make

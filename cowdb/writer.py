@@ -43,7 +43,7 @@ _HEADER: Final = fmt.PAGE_HEADER.struct
 
 INTERRUPTED: Final = "a change was interrupted in the middle, so this transaction can only be aborted"
 
-Emit = Callable[[int, list[Any]], None]
+Emit = Callable[[tuple[int, list[Any]]], None]
 """Takes a page number and the buffers to be written from there on."""
 
 
@@ -649,7 +649,7 @@ class Writer(Reader):
         return len(self._order), [fmt.overflow_pages(len(value), self.page_size) for value in self.large.values()]
 
     def seal(self, numbers: Iterator[int], place_run: Callable[[int], int], emit: Emit) -> fmt.Descriptor:
-        """Give every dirty page its number, birth and checksum, children first, and hand it to `emit`.
+        """Give every dirty page its number, birth and checksum, children first, and hand both to `emit`, as a pair.
 
         `dirty_pages` was called before.  Afterwards the tree is clean: its root
         is a reference again (I3).  The first numbers go to branches, the root's
@@ -668,7 +668,7 @@ class Writer(Reader):
                 self._seal_values(page, place_run, emit)
             number = branches.pop() if page.level else next(numbers)
             self.bits = page.bits = page.seal(number, birth)
-            emit(number, [page.data])
+            emit((number, [page.data]))
         self.page = self._tail = None
         self.large.clear()
         return self.descriptor()
@@ -690,7 +690,7 @@ class Writer(Reader):
         rest = bytes(pages * self.page_size - fmt.HEADER_SIZE - len(value))
         checksum = crc32c(rest, crc32c(value, crc32c(memoryview(header)[fmt.CHECKSUM_SIZE :])))
         header[: fmt.CHECKSUM_SIZE] = checksum.to_bytes(fmt.CHECKSUM_SIZE, "little")
-        emit(number, [header, value, rest])
+        emit((number, [header, value, rest]))
         return fmt.Reference(number, birth, len(value), checksum).pack()
 
 

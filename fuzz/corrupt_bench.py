@@ -30,6 +30,10 @@ __all__ = ["Bench"]
 _LARGEST: Final = 16 << 20
 """The disk is full behind this: no forged number may fill the memory of the harness itself."""
 
+_FRESH: Final = 200
+"""After so many cases the file gets other memory: until then what waits for the end of a mapping, as the snapshot of a
+view does, waits in vain, for the same memory is handed out again and again."""
+
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number), PATH)
@@ -45,6 +49,7 @@ class Bench:
         self._areas = [self._home]  # every mapping that was handed out; the last is as long as the file, or longer
         self._size = len(whole)
         self._names = {PATH}
+        self._restored = 0
 
     # ------------------------------------------------------------ damage
 
@@ -82,6 +87,9 @@ class Bench:
             if offset < end:
                 home[offset:end] = whole[offset:end]
         self._touched.clear()
+        self._restored += 1
+        if not self._restored % _FRESH:
+            self._home = home = _memory(whole)
         self._areas = [home]
         self._size = limit
         for key in [key for key in _cores if key[0] == id(self)]:

@@ -5,6 +5,10 @@ cdef extern from "kernel.h" nogil:
     ctypedef unsigned int u32 "uint32_t"
     ctypedef unsigned long long u64 "uint64_t"
     ctypedef u8 *Bytes "unsigned char *"
+    # Free pages that lie side by side.
+    ctypedef struct Run "FreeRun":
+        u64 start
+        u64 length
     u64 get16(const u8 *at)
     u64 get32(const u8 *at)
     u64 get48(const u8 *at)
@@ -19,6 +23,7 @@ cdef extern from "kernel.h" nogil:
     void store_release(u64 *at, u64 value)
     void fence()
     void prefetch(const u8 *at)
+    void sort_runs(Run *at, size_t count)
     void crc_prepare()
     u32 crc_of(const u8 *at, size_t length, u32 before, int portable)
     int COWDB_FREE_THREADED

@@ -10,6 +10,7 @@
 #include <Python.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 static inline uint64_t get16(const unsigned char *at) { uint16_t v; memcpy(&v, at, 2); return v; }
@@ -30,6 +31,25 @@ static inline uint64_t head_of(const unsigned char *key, ptrdiff_t length)
     for (ptrdiff_t i = 0; i < length; i++)
         head |= (uint64_t)key[i] << (24 - 8 * i);
     return head;
+}
+
+/* Free pages that lie side by side, and their order. */
+typedef struct { uint64_t start, length; } FreeRun;
+
+static int run_order(const void *a, const void *b)
+{
+    uint64_t left = ((const FreeRun *)a)->start, right = ((const FreeRun *)b)->start;
+    if (left == right) {
+        left = ((const FreeRun *)a)->length;
+        right = ((const FreeRun *)b)->length;
+    }
+    return (left > right) - (left < right);
+}
+
+static inline void sort_runs(FreeRun *at, size_t count)
+{
+    if (count > 1)
+        qsort(at, count, sizeof *at, run_order);
 }
 
 /* Words that other threads and processes look at. */

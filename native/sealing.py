@@ -210,7 +210,7 @@ class Writer(Editor):
         return 0
 
     def seal(self, numbers, place_run, emit):
-        """Give every dirty page its number, birth and checksum, children first, and hand it to `emit`.
+        """Give every dirty page its number, birth and checksum, children first, and hand both to `emit`, as a pair.
 
         `dirty_pages` was called before.  Afterwards the tree is clean: its root
         is a reference again (I3).  The first numbers go to branches, the root's
@@ -238,7 +238,7 @@ class Writer(Editor):
                 number = next(numbers)
             page.close(number, birth)
             self.root = page.sealed
-            emit(number, [page.window.data])
+            emit((number, [page.window.data]))
         self._page = None
         self._tail = None
         self.large.clear()
@@ -264,7 +264,7 @@ class Writer(Editor):
         rest = bytes(pages * self.page_size - HEADER - len(value))
         checksum: u32 = crc32c(rest, crc32c(value, crc32c(memoryview(header)[4:])))
         header[:4] = int(checksum).to_bytes(4, "little")
-        emit(number, [header, value, rest])
+        emit((number, [header, value, rest]))
         return fmt.Reference(number, self.changes.birth, len(value), checksum).pack()
 
 

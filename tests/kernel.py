@@ -59,7 +59,8 @@ class Kernel:
             at += length
         self.image += bytes((at - first) * size)
 
-        def emit(number: int, buffers: list[Any]) -> None:
+        def emit(sealed: tuple[int, list[Any]]) -> None:
+            number, buffers = sealed
             raw = b"".join(map(bytes, buffers))
             self.image[number * size : number * size + len(raw)] = raw
 

@@ -1470,16 +1470,17 @@ def test_an_abort_that_fails_raises(tmp_path):
     async def main() -> None:
         async with cowdb.aio.open(tmp_path / "db") as db:
             txn = await db.write()
-            end = txn.below._end
-
+            writing = txn.below._writing
             failures = [ZeroDivisionError]
 
-            def broken(draft: Any) -> None:
-                end(draft)
-                while failures:
-                    raise failures.pop()
+            class Broken:
+                @staticmethod
+                def end() -> None:
+                    writing.end()
+                    while failures:
+                        raise failures.pop()
 
-            txn.below._end = broken
+            txn.below._writing = Broken()
             with pytest.raises(ZeroDivisionError):
                 await txn.abort()
             await txn.abort()

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from kernel import database, numbered
 
 from cowdb.errors import CorruptionError
-from cowdb.freelist import FreeList, coalesce
+from cowdb.freelist import coalesce
+from cowdb.kernel import FreeList
 
 
 def pages_of(runs):
@@ -20,7 +21,7 @@ def pages_of(runs):
 def filled(*runs, live=()):
     free = FreeList()
     for run in runs:
-        free.add(run if len(run) == 4 else (*run, 0, 0), live)
+        free.add(run if len(run) == 4 else (*run, 0, 0), list(live))
     return free
 
 
@@ -165,6 +166,16 @@ def test_coalesce():
     assert coalesce([(5, 1, 3), (4, 1, 3), (7, 2, 3), (9, 1, 4), (6, 1, 2)], 9) == [
         (4, 2, 3, 9), (6, 1, 2, 9), (7, 2, 3, 9), (9, 1, 4, 9),
     ]  # fmt: skip
+
+
+def test_release_joins_neighbours_and_empties_the_list():
+    free, freed = FreeList(), [(5, 1, 3), (4, 1, 3), (7, 2, 3), (9, 1, 4), (6, 1, 2), (30, 1, 9)]
+    free.release(freed, 9, [2])
+    assert freed == []
+    assert free.blockers() == {2}
+    assert sorted(free.runs()) == [(4, 2, 0, 0), (6, 1, 2, 9), (7, 2, 0, 0), (9, 1, 0, 0), (30, 1, 0, 0)]
+    free.release(freed, 10, [2])
+    assert len(free) == 5
 
 
 class Model:

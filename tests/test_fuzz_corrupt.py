@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import weakref
 
 import pytest
 
@@ -58,6 +59,20 @@ def test_the_bench_is_whole_again_whatever_was_done():
     assert bench.content() == one.raw
     with pytest.raises(OSError, match="space"):
         storage.resize(1 << 40)
+
+
+def test_mappings_come_to_an_end_in_the_long_run():
+    """The story: after half a million cases the harness had no memory left. Each view of a value waited for the end of its
+    mapping, to let its snapshot go, and all cases shared one mapping."""
+    bench = Bench(victim("settled").raw)
+    mapping = bench.map(8192)
+    ended = []
+    weakref.finalize(mapping, ended.append, True)
+    del mapping
+    for _ in range(1000):
+        bench.map(8192)
+        bench.restore()
+    assert ended
 
 
 def test_forged_pages_have_right_checksums_up_to_the_meta_pages():

@@ -6,6 +6,8 @@ skipped where the compiled one was not built.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import gc
 import os
 import random
@@ -19,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel import far_items
 
-from cowdb import cursor, kernel, page, path, space, tree, writer
+from cowdb import cursor, freelist, kernel, meta, page, path, space, tree, writer
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
 from cowdb.errors import ClosedError, CorruptionError, Error, KeyNotFoundError, KeySizeError
@@ -79,7 +81,8 @@ class Twin:
             at += length
         self.image += bytes((at - first) * size)
 
-        def emit(number, buffers):
+        def emit(sealed):
+            number, buffers = sealed
             raw = b"".join(map(bytes, buffers))
             self.image[number * size : number * size + len(raw)] = raw
 
@@ -393,6 +396,106 @@ def test_a_buffer_stays_as_long_as_it_is_looked_at():
     twin.writer.put(b"a", b"b")
     with pytest.raises(BufferError):
         twin.writer.page.data.clear()
+
+
+# ---------------------------------------------------------------- free list and meta page
+
+FREE_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(2, 300), st.integers(1, 6), st.integers(0, 10)),
+        st.tuples(
+            st.just("release"),
+            st.lists(st.tuples(st.integers(2, 300), st.integers(1, 3), st.integers(0, 12)), max_size=9),
+        ),
+        st.tuples(st.just("many"), st.integers(400, 900), st.integers(2, 3)),
+        st.tuples(st.sampled_from(["take", "run", "tail", "spill"]), st.integers(0, 60)),
+        st.tuples(st.just("read")),
+        st.tuples(st.just("end"), st.integers(0, 5)),
+    ),
+    max_size=50,
+)
+
+
+@given(FREE_STEPS)
+def test_the_free_lists_do_the_same(steps):
+    with contextlib.suppress(CorruptionError):  # a page twice: nobody goes on with such a list
+        run_free_lists(steps)
+
+
+def run_free_lists(steps):
+    lists, live, now = [freelist.FreeList(), native.FreeList()], [], 12
+
+    def both(call):
+        found = []
+        for free in lists:
+            try:
+                found.append(call(free))
+            except CorruptionError:
+                found.append("twice")
+        assert found[0] == found[1]
+        if found[0] == "twice":
+            raise CorruptionError(-1, "twice")
+
+    for what, *arguments in steps:
+        now += 1
+        if what == "add":
+            start, length, age = arguments
+            both(lambda free: free.add((start, length, now - age, now), live))  # noqa: B023 - called at once
+        elif what == "release":
+            both(lambda free: free.release(list(arguments[0]), now, live))  # noqa: B023
+        elif what == "many":
+            first, step = arguments
+            for start in range(first, first + 60 * step, step):
+                both(lambda free: free.add((start, 1, 0, 0), live))  # noqa: B023
+        elif what == "read":
+            live = sorted({*live, now})
+        elif what == "end":
+            if live:
+                live = [reader for place, reader in enumerate(live) if place != arguments[0] % len(live)]
+            both(lambda free: free.settle(live))  # noqa: B023
+        elif what == "tail":
+            ends = [run[0] + run[1] for run in lists[0].runs()]
+            both(lambda free: free.take_tail(max(ends, default=5) + arguments[0] // 50))  # noqa: B023
+        else:
+            call = {"take": "take", "run": "take_run", "spill": "spill"}[what]
+            both(lambda free: getattr(free, call)(arguments[0]))  # noqa: B023
+        both(lambda free: (len(free), free.ready_pages, free.held_pages, free.held_runs, free.blockers()))
+        assert lists[0].runs() == lists[1].runs()
+
+
+def test_the_free_lists_are_the_same_when_they_are_long():
+    lists = [freelist.FreeList(), native.FreeList()]
+    rng = random.Random(4)
+    starts = rng.sample(range(2, 1_000_000, 3), 5000)
+    for free in lists:
+        for start in starts:
+            free.add((start, 1 + start % 2, 0, 0), [])
+    for _ in range(300):
+        what, size = rng.choice(["take", "take_run"]), rng.randrange(1, 4)
+        assert getattr(lists[0], what)(size) == getattr(lists[1], what)(size)
+    assert lists[0].runs() == lists[1].runs()
+    assert lists[0].spill(100) == lists[1].spill(100)
+    assert lists[0].runs() == lists[1].runs()
+
+
+@pytest.mark.parametrize("page_size", fmt.PAGE_SIZES)
+def test_the_meta_pages_are_the_same(page_size):
+    rng = random.Random(page_size)
+    for carried in (0, 1, fmt.carry_capacity(page_size)):
+        words = [rng.randrange(1 << 48) for _ in range(20)]
+        trees = [
+            fmt.Descriptor(fmt.Reference(*words[at : at + 3], words[at] & 0xFFFFFFFF), 3, *words[at + 1 : at + 4])
+            for at in (0, 4, 8)
+        ]
+        runs = tuple(tuple(rng.randrange(1 << 64) for _ in range(4)) for _ in range(carried))
+        state = meta.Meta(page_size, rng.randbytes(16), *words[:3], 1 << 63, *trees, runs, words[5])
+        assert native.encode(state, 1) == meta.encode(state, 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        native.encode(dataclasses.replace(state, carried=runs * 2), 0)
+    with pytest.raises(ValueError, match="bytes where 16 belong"):
+        native.encode(dataclasses.replace(state, database_id=b"short"), 0)
+    with pytest.raises(OverflowError):
+        native.encode(dataclasses.replace(state, durable=-1), 0)
 
 
 def test_the_garbage_collector_lets_no_buffer_go_before_its_time(capfd):

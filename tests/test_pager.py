@@ -11,7 +11,6 @@ import cowdb
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.allocation import Allocator
-from cowdb.freelist import FreeList
 from cowdb.recovery import believe
 from cowdb.sharing import LocalSharing
 from cowdb.testing import CrashDisk, FlushBegin, FlushEnd, MemoryDisk, Resize, Write
@@ -291,20 +290,17 @@ def test_the_free_list_of_a_transaction_that_was_not_committed_is_forgotten(disk
     db = opened(disk)
     fill(db, 400)
     fill(db, 400, step=10)
-    real = FreeList.add
-    calls = []
+    real = Allocator.release
 
-    def add(self, run, live):
-        calls.append(run)
-        real(self, run, live)
-        if len(calls) == 1:
-            raise error
+    def release(self, draft, live):
+        real(self, draft, live)
+        raise error
 
     before = content(db)
-    monkeypatch.setattr(FreeList, "add", add)
+    monkeypatch.setattr(Allocator, "release", release)
     with pytest.raises(type(error)):
         fill(db, 400, size=90, step=7)
-    monkeypatch.setattr(FreeList, "add", real)
+    monkeypatch.setattr(Allocator, "release", real)
     assert content(db) == before
     for number in range(5):
         put(db, b"%d" % number)

@@ -1,0 +1,77 @@
+"""The bytes of a meta page: the twin of `cowdb.meta.encode`."""
+
+from __future__ import annotations
+
+from native.memory import *
+
+META = cython.declare(tuple, tuple(
+    fmt.META.offset(field)
+    for field in (
+        "magic", "format version", "page size", "optional features", "database id", "transaction", "durable",
+        "page count", "commit time", "main tree", "catalog tree", "free tree", "carried runs",
+    )
+))  # fmt: skip
+META_SIZE = cython.declare(cython.int, fmt.META.size)
+RUN_SIZE = cython.declare(cython.int, fmt.CARRIED_RUN.size)
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=False)
+def put_raw(at: Bytes, data: bytes, length: cython.Py_ssize_t) -> cython.int:
+    if PyBytes_GET_SIZE(data) != length:
+        raise ValueError(f"{len(data)} bytes where {length} belong")
+    memcpy(at, bytes_at(data), length)
+    return 0
+
+
+def encode(meta, slot: u64) -> bytes:
+    """The page of `meta` for slot 0 or 1, checksum included. O(page size)."""
+    size: cython.Py_ssize_t = meta.page_size
+    carried: tuple = meta.carried
+    if size < META_SIZE + len(carried) * RUN_SIZE:
+        raise ValueError(f"{len(carried)} runs do not fit into a meta page of {size} bytes")
+    page: bytes = PyBytes_FromStringAndSize(cython.NULL, size)
+    at: Bytes = bytes_at(page)
+    memset(at, 0, size)
+    magic: cython.int
+    version: cython.int
+    page_size: cython.int
+    features: cython.int
+    identity: cython.int
+    transaction: cython.int
+    durable: cython.int
+    pages: cython.int
+    time: cython.int
+    main: cython.int
+    catalog: cython.int
+    free: cython.int
+    runs: cython.int
+    (
+        magic, version, page_size, features, identity, transaction, durable, pages, time, main, catalog, free, runs,
+    ) = META  # fmt: skip
+    at[4] = fmt.META_KIND
+    put64(at + 8, slot)
+    put64(at + 16, meta.transaction)
+    put_raw(at + magic, fmt.MAGIC, 8)
+    put16(at + version, fmt.FORMAT_VERSION)
+    put32(at + page_size, size)
+    put64(at + features, meta.optional_features)
+    put_raw(at + identity, meta.database_id, 16)
+    put64(at + transaction, meta.transaction)
+    put64(at + durable, meta.durable)
+    put64(at + pages, meta.page_count)
+    put64(at + time, meta.commit_time)
+    put_raw(at + main, meta.main.pack(), 64)
+    put_raw(at + catalog, meta.catalog.pack(), 64)
+    put_raw(at + free, meta.free.pack(), 64)
+    put64(at + runs, len(carried))
+    place: Bytes = at + META_SIZE
+    run: tuple
+    for run in carried:
+        put64(place, run[0])
+        put64(place + 8, run[1])
+        put64(place + 16, run[2])
+        put64(place + 24, run[3])
+        place += RUN_SIZE
+    put32(at, crc_of(at + 4, size - 4, 0, 0))
+    return page
