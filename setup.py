@@ -29,6 +29,7 @@ PARTS = (
     "items",
     "freelist",
     "metapage",
+    "commit",
     "gate",
     "reading",
     "handle",

@@ -46,6 +46,7 @@ class Allocator:
     def __init__(self, page_size: int, max_pages: int | None) -> None:
         self.page_size = page_size
         self.max_pages = max_pages
+        self._capacity = fmt.carry_capacity(page_size), fmt.carry_capacity(_WRITTEN_WHOLE)  # durable, lazy
         self.base = -1  # the transaction whose free list it is
         self.free: FreeList | None = None
         self._scanned = b""  # key of the last free tree record that was looked at in vain
@@ -182,24 +183,28 @@ class Allocator:
                 raise CorruptionError(start, f"free tree record {key.hex()} names no sensible run")
         return runs
 
-    def save(self, draft: Draft, live: list[int], *, lazy: bool = False) -> None:
-        """If the carry list would overflow, move its older part to the free tree in one go.
-
-        Records are appended at the right end, so this copies one path.  What it
-        copies joins the carry list, of which half is empty then: no loop.
+    def room(self, *, lazy: bool) -> int:
+        """How many runs the carry list takes before its older part must move.
 
         A `lazy` meta is written where the last lazy one was, of which nothing else is
         on the disk.  So it stays within what the system writes whole: a process that
         is killed in the middle of the write must not take earlier commits along.
         """
+        return self._capacity[lazy] - _PATH_ROOM
+
+    def save(self, draft: Draft, live: list[int], *, lazy: bool = False) -> None:
+        """If the carry list would overflow, move its older part to the free tree in one go.
+
+        Records are appended at the right end, so this copies one path.  What it
+        copies joins the carry list, of which half is empty then: no loop.
+        """
         free = self.free
         assert free is not None
-        capacity = fmt.carry_capacity(_WRITTEN_WHOLE if lazy else self.page_size)
         self.release(draft, live)
-        if len(free) <= capacity - _PATH_ROOM:
+        if len(free) <= self.room(lazy=lazy):
             return
         per_record = fmt.runs_per_record(self.page_size)
-        moved = free.spill(capacity // 2)
+        moved = free.spill(self._capacity[lazy] // 2)
         self._dry = False
         for chunk, first in enumerate(range(0, len(moved), per_record)):
             part = moved[first : first + per_record]

@@ -13,8 +13,9 @@ A `Draft` has a writer for each tree that was touched; all of them share one
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from cowdb.errors import ClosedError
 from cowdb.kernel import Changes, Reader, Writer
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Draft:
         self.named: dict[str, Writer] = {}
         self.page_count = meta.page_count
         self.allotted = False  # numbers were given out, so an abort must take them back
+        self.closed = False
         self.handed_on = False  # sealed, and the writer lock is somebody else's by now
         self.written = 0  # pages written early, to keep within the memory budget
 
@@ -77,6 +79,8 @@ class Draft:
     def main(self) -> Writer:
         """The main tree's writer; the write transaction puts itself here."""
         if self._main is None:
+            if self.closed:
+                _ended()
             self._main = Writer(self.space, self.meta.main, self.changes)
         return self._main
 
@@ -100,10 +104,16 @@ class Draft:
 
     def writers(self) -> list[Writer]:
         """The writers of the trees that were looked at; the catalog after the named trees, without the free tree."""
+        if self.closed:
+            return []
         found = [self.main, *self.named.values()]
         if self._catalog is not None:
             found.append(self._catalog)
         return found
+
+    def plain(self) -> bool:
+        """True if no tree but the main one was looked at."""
+        return not self.named and self._catalog is None and self._free is None
 
     def descriptors(self, seal: Callable[[Writer], fmt.Descriptor]) -> tuple[fmt.Descriptor, fmt.Descriptor]:
         """Catalog and free tree, sealed if they were touched."""
@@ -137,6 +147,17 @@ class Draft:
             Reader.close(self._main)  # who writes asks it first: see `Pager.spill` and `Pager.commit`
 
     def close(self) -> None:
-        """End it: every tree of it refuses from now on."""
+        """End it: every tree of it refuses from now on. Harmless when repeated, as after an interrupt.
+
+        It lets go of what refers back to it: so its pages' memory is there for the
+        next transaction at once, not when the garbage collector comes by.
+        """
         for writer in self._all():
             Reader.close(writer)  # not the main tree's own close, which ends the whole transaction
+        self.closed = True
+        self._main = None
+        self.changes.spill = _ended
+
+
+def _ended() -> NoReturn:
+    raise ClosedError("this transaction has ended already")

@@ -21,7 +21,7 @@ import importlib
 import os
 import zlib
 from pathlib import Path as _File
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cursor import scan
 from cowdb.freelist import FreeList
@@ -38,6 +38,11 @@ from cowdb.writer import Changes, Writer
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from cowdb import format as fmt
+    from cowdb.draft import Draft
+
+    Usual = tuple[list[tuple[int, list[Any]]], fmt.Descriptor, int]
+
 __all__ = [
     "FORM",
     "REASON",
@@ -53,6 +58,7 @@ __all__ = [
     "Writer",
     "encode",
     "scan",
+    "seal_usual",
 ]
 
 _ROOT: Final = _File(__file__).parent.parent
@@ -94,6 +100,12 @@ FORM: Final = "plain" if _native is None else "compiled"
 if _native is None and _wish == "0":
     raise ImportError(f"COWDB_PURE=0 asks for the compiled form of cowdb's kernel, but {REASON}")
 
+
+def seal_usual(draft: Draft, free: FreeList, live: list[int], room: int) -> Usual | None:  # noqa: ARG001 - the twin's
+    """A short cut for most commits, which only the compiled form has; None: do it step by step. See `Pager.commit`."""
+    return None
+
+
 if not TYPE_CHECKING and _native is not None:
     # For the type checker the plain form speaks for both.
     Changes = _native.Changes
@@ -108,4 +120,5 @@ if not TYPE_CHECKING and _native is not None:
     Space = _native.Space
     Writer = _native.Writer
     encode = _native.encode
+    seal_usual = _native.seal_usual
     scan = _native.scan

@@ -57,9 +57,9 @@ _USED: Final = 6
 _WAITING: Final = 7
 _PASSED: Final = 8
 
-_COPY_SIZE: Final = fmt.PAGE_SIZES[-1]
-_COPIES_AT: Final = 4096
-_BLOCKS_AT: Final = _COPIES_AT + 2 * _COPY_SIZE
+COPY_SIZE: Final = fmt.PAGE_SIZES[-1]
+COPIES_AT: Final = 4096
+_BLOCKS_AT: Final = COPIES_AT + 2 * COPY_SIZE
 _BLOCK_WORDS: Final = 128
 _OWNER: Final = 0
 _STARTED: Final = 1
@@ -181,7 +181,7 @@ class LockFile:
     def publish(self, meta: Meta, raw: bytes) -> int:
         """Let every process see `meta`, whose page is `raw`; its word. The caller holds the writer lock, or OPEN."""
         copy = 1 - (self._words[_PUBLISHED] & 1)
-        at = _COPIES_AT + copy * _COPY_SIZE
+        at = COPIES_AT + copy * COPY_SIZE
         self._mapping[at : at + len(raw)] = raw
         word = meta.transaction << 1 | copy
         self.fence()
@@ -192,8 +192,8 @@ class LockFile:
     def published_meta(self, word: int) -> Meta | None:
         """The meta that `word` published; None if another one was published meanwhile."""
         copy = word & 1
-        at = _COPIES_AT + copy * _COPY_SIZE
-        raw = self._mapping[at : at + _COPY_SIZE]
+        at = COPIES_AT + copy * COPY_SIZE
+        raw = self._mapping[at : at + COPY_SIZE]
         self.fence()
         if self._words[_PUBLISHED] != word:
             return None
@@ -225,6 +225,11 @@ class LockFile:
             os.ftruncate(self.fd, size)
         self._words[_BLOCKS] = count
         self.blocks()
+
+    @property
+    def used(self) -> int:
+        """How many blocks have ever been used."""
+        return self._words[_USED]
 
     def own(self, block: int, owner: int, started: int) -> list[int]:
         """Clear a block whose lock the caller has got; the words of its pins."""

@@ -79,7 +79,8 @@ class WriterLock:
             turn = Turn()
         wait = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
         with self._mutex:
-            self._hand_on()  # our own last turn may have ended while somebody else had the mutex
+            if self._holder is not None or self._waiting:
+                self._hand_on()  # our own last turn may have ended while somebody else had the mutex
             holder = self._holder
             if holder is None:
                 self._holder = turn
@@ -150,7 +151,10 @@ class WriterLock:
         if turn is None:
             turn = self._holder
             assert turn is not None
+        again = turn.over and self._holder is not turn  # repeated: it was handed on already
         turn.over = True
+        if again and not self._waiting:
+            return
         try:
             self._act()
         except BaseException:

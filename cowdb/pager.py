@@ -42,7 +42,7 @@ from cowdb.catalog import name_key
 from cowdb.draft import Draft, Member
 from cowdb.errors import ClosedError, CorruptionError, Error, LockTimeoutError, PoisonedError, ReadOnlyError
 from cowdb.extent import LEAST_GROWTH, Extent
-from cowdb.kernel import Gate, Path, Reader, encode
+from cowdb.kernel import Gate, Path, Reader, encode, seal_usual
 from cowdb.locks import WriterLock, me
 from cowdb.meta import Meta
 from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
@@ -310,24 +310,29 @@ class Pager:
         # 2. Update the free list: numbers for the dirty pages, then old runs to the free tree.
         draft.allotted = True  # from here on the free list is the draft's, and is loaded anew if it is not committed
         live = self.live()
-        free.settle(live)
-        allocator.release(draft, live)
-        numbers, runs = allocator.allot(draft, writers, live)
-        allocator.save(draft, live, lazy=lazy)
-        if draft.free_changed():
-            more, _ = allocator.allot(draft, [draft.free], live, fetch=False)
-            numbers = itertools.chain(numbers, more)
-        allocator.keep_spare(draft)
-        draft.page_count = free.take_tail(draft.page_count)
+        usual = seal_usual(draft, free, live, allocator.room(lazy=lazy)) if allocator.max_pages is None else None
+        if usual is not None:
+            sealed, main, draft.page_count = usual
+            catalog, free_tree = draft.meta.catalog, draft.meta.free
+        else:
+            free.settle(live)
+            allocator.release(draft, live)
+            numbers, runs = allocator.allot(draft, writers, live)
+            allocator.save(draft, live, lazy=lazy)
+            if draft.free_changed():
+                more, _ = allocator.allot(draft, [draft.free], live, fetch=False)
+                numbers = itertools.chain(numbers, more)
+            allocator.keep_spare(draft)
+            draft.page_count = free.take_tail(draft.page_count)
 
-        # 3. Seal: number, birth and checksum into every dirty page, children before parents.
-        sealed: list[tuple[int, list[Any]]] = []
-        emit = sealed.append
-        place = _placer(runs)
-        main = draft.main.seal(numbers, place, emit)
-        for name in changed:
-            _set_descriptor(draft.catalog, name, draft.named[name].seal(numbers, place, emit))
-        catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, emit))
+            # 3. Seal: number, birth and checksum into every dirty page, children before parents.
+            sealed = []
+            emit = sealed.append
+            place = _placer(runs)
+            main = draft.main.seal(numbers, place, emit)
+            for name in changed:
+                _set_descriptor(draft.catalog, name, draft.named[name].seal(numbers, place, emit))
+            catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, emit))
         meta = Meta(
             page_size=self.page_size,
             database_id=draft.meta.database_id,

@@ -246,7 +246,7 @@ class Gate:
         return sorted(live, key=_transaction) if len(live) > 1 else list(live)
 
     def transactions(self) -> list[int]:
-        """The transactions of the live snapshots. O(live)."""
+        """The transactions of the live snapshots, perhaps one of them twice. O(live)."""
         return [snapshot.meta.transaction for snapshot in self.snapshots()]
 
     @property

@@ -390,8 +390,8 @@ class FileSharing:
     def others(self) -> list[Pin]:
         """See `Sharing`. A system call for each block with pins, to ask whether its owner lives."""
         words = self.words
-        if words is None:
-            return []
+        if words is None or words.used <= len(self._blocks):
+            return []  # nobody has blocks but we
         found: list[Pin] = []
         for block, pins in words.pins(self._blocks):
             if self._locks.is_taken(FIRST_BLOCK + block):

@@ -19,10 +19,13 @@ from __future__ import annotations
 from native.memory import *
 from native.tree import *
 
+from cowdb import lockfile
 from cowdb.readers import Gate as PlainGate
 from cowdb.sharing import FileSharing
 
 PUBLISHED = cython.declare(cython.int, 1)  # the place of the published word in the lock file
+COPIES_AT = cython.declare(cython.Py_ssize_t, lockfile.COPIES_AT)
+COPY_SIZE = cython.declare(cython.Py_ssize_t, lockfile.COPY_SIZE)
 
 
 @cython.cclass
@@ -102,6 +105,7 @@ class GateState:
     _shut = cython.declare(cython.bint, visibility="public")
     _used = cython.declare(set, visibility="public")
     _left = cython.declare(object, visibility="public")
+    _guests = cython.declare(set, visibility="public")
     _lock = cython.declare(object, visibility="public")
     _sharing = cython.declare(object, visibility="public")
     when_idle = cython.declare(object, visibility="public")
@@ -136,6 +140,53 @@ class GateState:
         elif self.when_idle is not None:
             self._tell_if_idle()
         return 0
+
+    # ------------------------------------------------------------ for who writes
+
+    def enter(self, guest) -> None:
+        """Let `guest` be one until `exit`; `ClosedError` if the gate is shut."""
+        if self._shut or not self.come_in():
+            PlainGate.enter(self, guest)
+            return
+        try:
+            self._guests.add(guest)
+        finally:
+            self.go_out()
+
+    def transactions(self) -> list:
+        """The transactions of the live snapshots, perhaps one of them twice. O(live)."""
+        if self._left or not self.come_in():
+            return PlainGate.transactions(self)
+        snapshot: Snapshot = self._current
+        try:
+            found: list = [cython.cast(Snapshot, other).transaction for other in self._used]
+            found.append(snapshot.transaction)
+        finally:
+            self.go_out()
+        return found
+
+    def publish(self, meta, raw: bytes, space: Space) -> None:
+        """Let the readers that begin from now on, in every process, see `meta`, whose page is `raw`."""
+        words: cython.pointer[u64] = self._words
+        length: cython.Py_ssize_t = PyBytes_GET_SIZE(raw)
+        if words == cython.NULL or length > COPY_SIZE or 8 * self._count < COPIES_AT + 2 * COPY_SIZE:
+            PlainGate.publish(self, meta, raw, space)
+            return
+        # As `cowdb.lockfile` does it: the copy that nobody looks at, a fence, the word.
+        copy: u64 = 1 - (load_acquire(words + PUBLISHED) & 1)
+        snapshot: Snapshot = Snapshot(meta, space, 0)
+        snapshot.word = snapshot.transaction << 1 | copy
+        if not self.come_in():
+            PlainGate.publish(self, meta, raw, space)
+            return
+        memcpy(cython.cast(Bytes, words) + COPIES_AT + copy * COPY_SIZE, bytes_at(raw), length)
+        fence()
+        store_release(words + PUBLISHED, snapshot.word)
+        fence()
+        self._current = snapshot
+        self.go_out()
+        if self._left:
+            self._settle()
 
     def let_go(self):
         """Hold the shared words no longer, nor ever again: they will be unmapped."""

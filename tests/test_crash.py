@@ -16,9 +16,9 @@ from crashing import Run, content, cut_everywhere, cut_twice, judge, live, opene
 
 import cowdb
 from cowdb import format as fmt
+from cowdb import kernel, recovery
 from cowdb import meta as meta_page
 from cowdb import pager as pager_module
-from cowdb import recovery
 from cowdb.freelist import FreeList
 from cowdb.pager import Pager
 from cowdb.readers import Gate
@@ -459,6 +459,7 @@ def sync_moves_nothing(patch):
     patch.setattr(LocalSharing, "durable", property(lambda self: self.__dict__["durable"], forget), raising=False)
 
 
+IN_THE_FREE_LIST = (own_pages_used_at_once, page_lost_from_the_free_list, page_given_out_twice)
 BUGS = [
     (no_flush, small_and_large),
     (meta_into_one_slot, small_and_large),
@@ -480,6 +481,8 @@ BUGS = [
 
 @pytest.mark.parametrize(("bug", "workload"), BUGS, ids=lambda value: value.__name__)
 def test_the_oracle_sees_the_bug(monkeypatch, bug, workload):
+    if kernel.FORM == "compiled" and bug in IN_THE_FREE_LIST:
+        pytest.skip("the compiled free list cannot be patched")
     with monkeypatch.context() as patch:
         bug(patch)
         assert ends_in_loss(workload)

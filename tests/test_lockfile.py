@@ -199,7 +199,7 @@ def test_a_writer_that_dies_while_it_copies_hurts_nobody(words, again):
 
 def test_a_copy_that_is_torn_is_not_believed(words):
     _, word = publish(words, 6)
-    at = lockfile_module._COPIES_AT + (word & 1) * lockfile_module._COPY_SIZE
+    at = lockfile_module.COPIES_AT + (word & 1) * lockfile_module.COPY_SIZE
     words._mapping[at + 40] ^= 1
     assert words.published_meta(word) is None
 

@@ -283,23 +283,35 @@ def test_an_interruption_in_the_middle_of_a_call_poisons(disk, monkeypatch, call
 
 
 @pytest.mark.guarantee
+@pytest.mark.parametrize("tree", [None, "named"])
 @pytest.mark.parametrize("error", [cowdb.CorruptionError(5, "twice"), KeyboardInterrupt(), MemoryError()])
-def test_the_free_list_of_a_transaction_that_was_not_committed_is_forgotten(disk, monkeypatch, error):
+def test_the_free_list_of_a_transaction_that_was_not_committed_is_forgotten(disk, monkeypatch, error, tree):
     """The story: a commit was interrupted while it gave its old pages to the free list. The list kept them, and the next
     transaction wrote over pages of the living state."""
     db = opened(disk)
     fill(db, 400)
     fill(db, 400, step=10)
+    before = content(db)
     real = Allocator.release
 
     def release(self, draft, live):
         real(self, draft, live)
         raise error
 
-    before = content(db)
-    monkeypatch.setattr(Allocator, "release", release)
-    with pytest.raises(type(error)):
-        fill(db, 400, size=90, step=7)
+    def fail(name):
+        if name == "extend":
+            raise error
+
+    if tree is None:
+        pager_of(db).failpoint = fail  # behind what the compiled kernel does in one go
+    else:
+        monkeypatch.setattr(Allocator, "release", release)
+    with pytest.raises(type(error)), db.write() as txn:
+        for number in range(0, 400, 7):
+            txn[b"%06d" % number] = bytes(90)
+        if tree is not None:
+            txn.tree(tree, create=True)[b"a"] = b"b"
+    pager_of(db).failpoint = lambda name: None
     monkeypatch.setattr(Allocator, "release", real)
     assert content(db) == before
     for number in range(5):

@@ -344,3 +344,27 @@ def test_an_interrupted_change_is_never_committed(database, monkeypatch):
     assert transaction.closed
     assert len(db) == 200
     db[b"a"] = b"1"
+
+
+@pytest.mark.parametrize("durability", ["full", "lazy"])
+def test_a_transaction_leaves_nothing_to_the_garbage_collector(tmp_path, durability):
+    """The story: a transaction and its draft referred to each other, so the copies of pages of a thousand small commits
+    lay about until the collector came by, and each new one found cold memory."""
+    with cowdb.open(tmp_path / "db", durability=durability) as db:
+        db[b"first"] = b""
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(10):
+                with db.write() as txn:
+                    txn[b"%d" % number] = b"x"
+                    txn.tree("named", create=True)[b"%d" % number] = bytes(20_000)
+                txn = db.write()
+                txn[b"no"] = b"x"
+                txn.abort()
+                with db.read() as snap:
+                    assert len(list(snap.items())) == len(snap)
+            del txn, snap
+            assert gc.collect() == 0
+        finally:
+            gc.enable()

@@ -1,0 +1,40 @@
+"""Steps 2 and 3 of a commit that is as most are: the main tree alone has changed, and its pages find room.
+
+It is what `cowdb.pager` does for every commit, in the same order and with the same outcome, by calls that Python does
+not see.  What is not usual is left to it: None, and nothing that matters has changed.
+"""
+
+from __future__ import annotations
+
+from native.freelist import *
+from native.sealing import *
+
+
+def seal_usual(draft, free: FreeList, live: list, room: cython.Py_ssize_t):
+    """Pages of the draft, sealed and numbered, the main tree's descriptor, and the page count; None if it is unusual.
+
+    `room` is how many free runs may stay where they are: with more, the free tree changes too.
+    """
+    if not draft.plain():
+        return None
+    main: Writer = draft.main
+    changes: Changes = main.changes
+    if main.large:
+        return None
+    free.settle(live)
+    free.release(changes.freed, changes.birth, live)
+    main.dirty_pages()
+    pages: cython.Py_ssize_t = PyList_GET_SIZE(main._order)
+    if len(free) > room or pages > free.ready_pages and draft.meta.free.depth:
+        return None
+    numbers: list = []
+    end: cython.longlong = draft.page_count
+    start: cython.longlong
+    length: cython.longlong
+    for start, length in free.take(pages):
+        numbers.extend(range(start, start + length))
+        pages -= length
+    numbers.extend(range(end, end + pages))
+    sealed: list = []
+    descriptor = main.seal(iter(numbers), None, sealed.append)
+    return sealed, descriptor, free.take_tail(end + pages)
