@@ -29,6 +29,7 @@ from cowdb.path import Path
 from cowdb.readers import Gate
 from cowdb.reading import Reading
 from cowdb.space import Space
+from cowdb.storage import PLAIN_BUFFERS
 from cowdb.tree import Reader
 from cowdb.writer import Changes, Writer
 
@@ -91,6 +92,7 @@ if _native is None and _wish == "0":
 
 if not TYPE_CHECKING and _native is not None:
     # For the type checker the plain form speaks for both.
+    PLAIN_BUFFERS.add(_native.Frame)
     Changes = _native.Changes
     Gate = _native.Gate
     if not _native.FREE_THREADED:  # that of an interpreter without a lock is the plain one: see native/handle.py

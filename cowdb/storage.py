@@ -46,7 +46,8 @@ READ_LIMIT: Final = 16 * 1024 * 1024
 _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
 """What a file system answers to a call that it does not know."""
 
-_PLAIN_BUFFERS: Final = frozenset({bytes, bytearray})
+PLAIN_BUFFERS: Final[set[type]] = {bytes, bytearray}
+"""Kinds of buffers whose length is their number of bytes. The compiled kernel adds its own when it is imported."""
 
 _TEMPORARY_NAMES: Final = 10_000
 
@@ -234,7 +235,7 @@ class FileStorage:
             self._require_writable()
         if offset < 0:  # to glibc's pwritev, -1 means the file's current position
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.path)
-        if len(buffers) == 1 and type(buffers[0]) in _PLAIN_BUFFERS:
+        if len(buffers) == 1 and type(buffers[0]) in PLAIN_BUFFERS:
             length = len(buffers[0])
             if 0 < length <= WRITE_LIMIT:
                 done = _write_some(self._fd, buffers, offset)
