@@ -19,6 +19,8 @@ cdef extern from "kernel.h" nogil:
     void store_release(u64 *at, u64 value)
     void fence()
     void prefetch(const u8 *at)
+    void prefetch_all(const u8 *at, Py_ssize_t length)
+    int narrow(const u8 *slots, int first, int left, u64 wanted)
     void crc_prepare()
     u32 crc_of(const u8 *at, size_t length, u32 before, int portable)
     int COWDB_FREE_THREADED

@@ -92,6 +92,25 @@ static inline int order_of(const unsigned char *a, ptrdiff_t a_length, const uns
 #endif
 static inline void prefetch(const unsigned char *at) { COWDB_PREFETCH(at); (void)at; }
 
+/* Which of `left` > 0 slots from `first` on is the last one, or the only one, that may be less than `wanted`: no
+ * branch that depends on what is compared, for those would be mispredicted every other time. */
+static inline int narrow(const unsigned char *slots, int first, int left, uint64_t wanted)
+{
+    while (left > 1) {
+        int half = left >> 1;
+        first += -(get64(slots + 8 * (ptrdiff_t)(first + half - 1)) < wanted) & half;
+        left -= half;
+    }
+    return first;
+}
+
+/* Ask for `length` bytes, so that they come side by side and not one after the other. */
+static inline void prefetch_all(const unsigned char *at, ptrdiff_t length)
+{
+    for (ptrdiff_t i = 0; i < length; i += 64)
+        prefetch(at + i);
+}
+
 /* ---------------------------------------------------------------- Python's objects */
 
 #ifdef Py_GIL_DISABLED
