@@ -18,6 +18,7 @@ from setuptools import Extension, setup
 HERE = Path(__file__).resolve().parent
 PARTS = (
     "memory",
+    "frames",
     "space",
     "page",
     "cells",

@@ -32,6 +32,7 @@ from cowdb.path import Path
 from cowdb.readers import Gate
 from cowdb.reading import Reading
 from cowdb.space import Space
+from cowdb.storage import PLAIN_BUFFERS
 from cowdb.tree import Reader
 from cowdb.writer import Changes, Writer
 
@@ -108,6 +109,7 @@ def seal_usual(draft: Draft, free: FreeList, live: list[int], room: int) -> Usua
 
 if not TYPE_CHECKING and _native is not None:
     # For the type checker the plain form speaks for both.
+    PLAIN_BUFFERS.add(_native.Frame)
     Changes = _native.Changes
     FreeList = _native.FreeList
     Gate = _native.Gate

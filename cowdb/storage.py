@@ -46,7 +46,8 @@ READ_LIMIT: Final = 16 * 1024 * 1024
 _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
 """What a file system answers to a call that it does not know."""
 
-_PLAIN_BUFFERS: Final = frozenset({bytes, bytearray})
+PLAIN_BUFFERS: Final[set[type]] = {bytes, bytearray}
+"""Kinds of buffers whose length is their number of bytes. The compiled kernel adds its own when it is imported."""
 
 _TEMPORARY_NAMES: Final = 10_000
 
@@ -234,7 +235,7 @@ class FileStorage:
             self._require_writable()
         if offset < 0:  # to glibc's pwritev, -1 means the file's current position
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.path)
-        if len(buffers) == 1 and type(buffers[0]) in _PLAIN_BUFFERS:
+        if len(buffers) == 1 and type(buffers[0]) in PLAIN_BUFFERS:
             length = len(buffers[0])
             if 0 < length <= WRITE_LIMIT:
                 done = _write_some(self._fd, buffers, offset)
@@ -242,26 +243,32 @@ class FileStorage:
                     return
                 offset += done
                 buffers = [memoryview(buffers[0])[done:]]
-        batch: list[memoryview] = []
-        room = WRITE_LIMIT
+        batch: list[Buffer] = []
+        size = 0  # of the batch in bytes
         for buffer in buffers:
-            view = memoryview(buffer)
-            length = view.nbytes
+            if type(buffer) in PLAIN_BUFFERS:
+                length = len(buffer)
+            else:
+                buffer = memoryview(buffer)  # noqa: PLW2901 - what it shows
+                length = buffer.nbytes
+                if buffer.format != "B" or buffer.ndim != 1 or not buffer.c_contiguous:
+                    buffer = buffer.cast("B")  # noqa: PLW2901 - refuses what has gaps, with a TypeError
             if length == 0:
                 continue
-            if view.format != "B" or view.ndim != 1 or not view.c_contiguous:
-                view = view.cast("B")  # refuses what has gaps, with a TypeError
-            if length > room or len(batch) == IOV_MAX:
-                offset = self._write_batch(offset, batch)
+            if size + length > WRITE_LIMIT or len(batch) == IOV_MAX:
+                self._write_batch(offset, batch, size)
+                offset += size
                 batch = []
-                room = WRITE_LIMIT
+                size = 0
             while length > WRITE_LIMIT:
-                offset = self._write_batch(offset, [view[:WRITE_LIMIT]])
-                view = view[WRITE_LIMIT:]
+                buffer = memoryview(buffer)  # noqa: PLW2901
+                self._write_batch(offset, [buffer[:WRITE_LIMIT]], WRITE_LIMIT)
+                offset += WRITE_LIMIT
+                buffer = buffer[WRITE_LIMIT:]  # noqa: PLW2901
                 length -= WRITE_LIMIT
-            batch.append(view)
-            room -= length
-        self._write_batch(offset, batch)
+            batch.append(buffer)
+            size += length
+        self._write_batch(offset, batch, size)
 
     def resize(self, size: int) -> None:
         """Cut the file, or let it grow by a hole that reads as zeros. O(1) for growth."""
@@ -329,23 +336,26 @@ class FileStorage:
         if self.read_only or self._fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), self.path)
 
-    def _write_batch(self, offset: int, batch: list[memoryview]) -> int:
-        """Write the views from `offset`, however many calls it takes; the offset after them."""
+    def _write_batch(self, offset: int, batch: list[Buffer], size: int) -> None:
+        """Write the buffers, `size` bytes in all, from `offset`, however many calls it takes."""
         left = batch
-        while left:
+        while size:
             done = _write_some(self._fd, left, offset)
+            if done == size:  # the usual case
+                return
             if done == 0:
                 raise OSError(errno.EIO, "a write made no progress", self.path)
             offset += done
+            size -= done
             left = _rest(left, done)
-        return offset
 
 
-def _rest(views: list[memoryview], done: int) -> list[memoryview]:
-    """What is left of `views` after their first `done` bytes."""
-    for index, view in enumerate(views):
+def _rest(buffers: list[Buffer], done: int) -> list[Buffer]:
+    """What is left of `buffers` after their first `done` bytes."""
+    for index, buffer in enumerate(buffers):
+        view = memoryview(buffer)
         if done < len(view):
-            return [view[done:], *views[index + 1 :]]
+            return [view[done:], *buffers[index + 1 :]]
         done -= len(view)
     return []
 

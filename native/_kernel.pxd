@@ -24,9 +24,21 @@ cdef extern from "kernel.h" nogil:
     void fence()
     void prefetch(const u8 *at)
     void sort_runs(Run *at, size_t count)
+    void prefetch_all(const u8 *at, Py_ssize_t length)
+    int narrow(const u8 *slots, int first, int left, u64 wanted)
     void crc_prepare()
     u32 crc_of(const u8 *at, size_t length, u32 before, int portable)
     int COWDB_FREE_THREADED
+    ctypedef struct Block:
+        u8 *at
+        size_t length
+    int new_block(Block *block, size_t length, size_t large)
+    void free_block(Block *block)
+    void offer_block(Block *block)
+    ctypedef struct Mutex:
+        pass
+    void lock_mutex(Mutex *mutex)
+    void unlock_mutex(Mutex *mutex)
     int crc_hardware "cowdb_crc_hardware"
 
 cdef extern from "kernel.h":

@@ -10,6 +10,7 @@ byte that is laid out, is as in `cowdb.page` (`middle`, `built_size`, `build_lea
 
 from __future__ import annotations
 
+from native.frames import *
 from native.memory import *
 from native.page import *
 
@@ -28,10 +29,12 @@ class Cells:
     level = cython.declare(cython.int)
     kids = cython.declare(list)
     held = cython.declare(list)  # what the pointers point into
+    frames = cython.declare(Frames)  # where new pages get their memory, as those that were added have
 
-    def __cinit__(self, size: cython.int, level: cython.int):
+    def __cinit__(self, size: cython.int, level: cython.int, frames: Frames = None):
         self.size = size
         self.level = level
+        self.frames = frames
         self.held = []
         if level:
             self.kids = []
@@ -76,6 +79,7 @@ class Cells:
         length: cython.int
         total: cython.longlong = 0
         self.held.append(page)
+        self.frames = page.frames()
         self.reserve(cells)
         for index in range(cells):
             slot = get64(view.slots + 8 * index)
@@ -248,7 +252,9 @@ class Cells:
         prefix: cython.int = self.prefix(first, last)
         cells: cython.int = last - first
         level: cython.int = self.level
-        window = Window(bytearray(self.size))
+        if self.frames is None or self.frames.size != cython.cast(cython.size_t, self.size):
+            self.frames = Frames(self.size)
+        window: Window = Window.__new__(Window, Frame.__new__(Frame, self.frames))
         page: Page = Page.__new__(Page)
         page.window = window
         page.base = window.at
@@ -275,6 +281,8 @@ class Cells:
         offset: cython.int = self.size - cython.cast(cython.int, total)
         page.heap = offset
         slots: Bytes = page.base + page.first
+        memset(page.base, 0, page.first)  # a frame is not blank
+        memset(slots + 8 * cells, 0, offset - page.first - 8 * cells)
         if prefix:
             cell = self.cells + first + (1 if level else 0)
             memcpy(page.base + HEADER, cell.key, prefix)

@@ -36,5 +36,5 @@ def seal_usual(draft, free: FreeList, live: list, room: cython.Py_ssize_t):
         pages -= length
     numbers.extend(range(end, end + pages))
     sealed: list = []
-    descriptor = main.seal(iter(numbers), None, sealed.append)
+    descriptor = main.seal_into(iter(numbers), None, sealed)
     return sealed, descriptor, free.take_tail(end + pages)

@@ -112,6 +112,25 @@ static inline int order_of(const unsigned char *a, ptrdiff_t a_length, const uns
 #endif
 static inline void prefetch(const unsigned char *at) { COWDB_PREFETCH(at); (void)at; }
 
+/* Which of `left` > 0 slots from `first` on is the last one, or the only one, that may be less than `wanted`: no
+ * branch that depends on what is compared, for those would be mispredicted every other time. */
+static inline int narrow(const unsigned char *slots, int first, int left, uint64_t wanted)
+{
+    while (left > 1) {
+        int half = left >> 1;
+        first += -(get64(slots + 8 * (ptrdiff_t)(first + half - 1)) < wanted) & half;
+        left -= half;
+    }
+    return first;
+}
+
+/* Ask for `length` bytes, so that they come side by side and not one after the other. */
+static inline void prefetch_all(const unsigned char *at, ptrdiff_t length)
+{
+    for (ptrdiff_t i = 0; i < length; i += 64)
+        prefetch(at + i);
+}
+
 /* ---------------------------------------------------------------- Python's objects */
 
 #ifdef Py_GIL_DISABLED
@@ -128,6 +147,74 @@ static inline PyObject *new_of(PyObject *kind, PyObject *nothing)
 
 /* 0: it is dying, and its finalizer has not been called yet. */
 static inline Py_ssize_t references_of(void *who) { return Py_REFCNT((PyObject *)who); }
+
+/* ---------------------------------------------------------------- memory for dirty pages */
+
+#ifdef Py_GIL_DISABLED
+typedef PyMutex Mutex;
+static inline void lock_mutex(Mutex *mutex) { PyMutex_Lock(mutex); }
+static inline void unlock_mutex(Mutex *mutex) { PyMutex_Unlock(mutex); }
+#else
+typedef struct { char nothing; } Mutex; /* the interpreter's lock is held */
+static inline void lock_mutex(Mutex *mutex) { (void)mutex; }
+static inline void unlock_mutex(Mutex *mutex) { (void)mutex; }
+#endif
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#if defined(MADV_HUGEPAGE) && defined(MADV_FREE)
+#define COWDB_LARGE_PAGES 1
+#endif
+#endif
+
+typedef struct { unsigned char *at; size_t length; int mapped; } Block;
+
+/* New memory; if it is `large` bytes or more, a multiple of that, it begins where a large page can. 0: there is none. */
+static int new_block(Block *block, size_t length, size_t large)
+{
+    block->length = length;
+    block->mapped = 0;
+#ifdef COWDB_LARGE_PAGES
+    if (length >= large) {
+        unsigned char *at = mmap(NULL, length + large, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at == MAP_FAILED)
+            return 0;
+        size_t before = (large - (uintptr_t)at % large) % large;
+        if (before)
+            munmap(at, before);
+        block->at = at + before;
+        munmap(block->at + length, large - before);
+        block->mapped = 1;
+        madvise(block->at, length, MADV_HUGEPAGE); /* where there are none, 4 KiB a time will do */
+        return 1;
+    }
+#endif
+    (void)large;
+    block->at = PyMem_RawMalloc(length);
+    return block->at != NULL;
+}
+
+static void free_block(Block *block)
+{
+#ifdef COWDB_LARGE_PAGES
+    if (block->mapped) {
+        munmap(block->at, block->length);
+        return;
+    }
+#endif
+    PyMem_RawFree(block->at);
+}
+
+/* Nobody needs what stands in the block now: the system may take its memory, until somebody writes there again. */
+static void offer_block(Block *block)
+{
+#ifdef COWDB_LARGE_PAGES
+    if (block->mapped)
+        madvise(block->at, block->length, MADV_FREE);
+#else
+    (void)block;
+#endif
+}
 
 /* ---------------------------------------------------------------- CRC-32C */
 

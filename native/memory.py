@@ -13,7 +13,7 @@ while they are looked at, nothing outside of the page is read.
 from __future__ import annotations
 
 import cython
-from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cython.cimports.cpython.exc import PyErr_CheckSignals
 from cython.cimports.cpython.list import PyList_GET_SIZE
@@ -204,13 +204,11 @@ def boundary(
     wanted: u64 = head << 32
     first: cython.int = low
     left: cython.int = cells - low
-    half: cython.int
     if left <= 0:
         return low
-    while left > 1:
-        half = left >> 1
-        first += half if get64(slots + 8 * (first + half - 1)) < wanted else 0
-        left -= half
+    if skip:
+        prefetch_all(slots, 8 * left)  # of a leaf, which few look at: its slots are far away
+    first = narrow(slots, first, left, wanted)
     slot: u64 = get64(slots + 8 * first)
     if slot < wanted:
         first += 1

@@ -1,20 +1,24 @@
 """One slotted page as an object: the twin of `cowdb.page`.
 
-A clean page looks into the mapping, a dirty one owns a `bytearray`.  Lookups do
+A clean page looks into the mapping, a dirty one owns a `Frame`.  Lookups do
 not make these objects for clean pages; paths and copies do.  What a dirty page's
 header will say lies in the fields here until the page is sealed.
 """
 
 from __future__ import annotations
 
+from native.frames import *
 from native.memory import *
 
 
 @cython.final
-@cython.no_gc_clear
+@cython.no_gc
 @cython.cclass
 class Page:
-    """A branch or leaf; see `cowdb.page.Page`, whose names these are."""
+    """A branch or leaf; see `cowdb.page.Page`, whose names these are.
+
+    The garbage collector has nothing to do here: a page refers to its bytes and to the pages below it, never to itself.
+    """
 
     window = cython.declare(Window)  # holds the bytes
     base = cython.declare(Bytes)  # where the page begins
@@ -60,8 +64,8 @@ class Page:
 
     @property
     def data(self):
-        """What the page's bytes lie in: its own `bytearray`, or the mapping."""
-        return self.window.data
+        """What the page's bytes lie in: memory of its own, or the mapping."""
+        return memoryview(self.window.data) if type(self.window.data) is Frame else self.window.data
 
     @property
     def words(self):
@@ -100,6 +104,11 @@ class Page:
         view.level = self.level
 
     @cython.cfunc
+    def frames(self) -> Frames:
+        """Where this dirty page has its memory from."""
+        return cython.cast(Frame, self.window.data).frames if type(self.window.data) is Frame else Frames(self.size)
+
+    @cython.cfunc
     def broken(self):
         view: View
         self.show(cython.address(view))
@@ -110,7 +119,7 @@ class Page:
     @staticmethod
     def build_leaf(entries: list, size: cython.int):
         """A dirty leaf of `size` bytes that holds `entries`, which must fit. O(entries)."""
-        cells = Cells(size, 0)
+        cells = Cells(size, 0, Frames(size))
         cells.reserve(len(entries))
         for key, info, payload in entries:
             cells.insert(cells.count, key, info, payload, None)
@@ -119,7 +128,7 @@ class Page:
     @staticmethod
     def build_branch(entries: list, size: cython.int, level: cython.int):
         """A dirty branch of `size` bytes; the key of the first entry is not stored. O(entries)."""
-        cells = Cells(size, level)
+        cells = Cells(size, level, Frames(size))
         cells.reserve(len(entries))
         for key, reference, kid in entries:
             cells.insert(cells.count, key, 0, reference, kid)
@@ -132,7 +141,7 @@ class Page:
         view.size = size
         if size > self.size:
             raise self.broken()
-        return copied(cython.address(view), count)
+        return copied(cython.address(view), count, Frames(size))
 
     # ------------------------------------------------------------ looking
 
@@ -308,8 +317,8 @@ class Page:
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def own(self) -> cython.int:
-        """Refuse to change what is not ours: every dirty page has a `bytearray`."""
-        if type(self.window.data) is not bytearray:
+        """Refuse to change what is not ours: every dirty page has a frame."""
+        if type(self.window.data) is not Frame:
             raise TypeError("a clean page is never changed")
         return 0
 
@@ -509,9 +518,11 @@ def clean_page(window: Window, view: cython.pointer[View]) -> Page:
 
 
 @cython.cfunc
-def copied(view: cython.pointer[View], count: cython.longlong) -> Page:
+def copied(view: cython.pointer[View], count: cython.longlong, frames: Frames) -> Page:
     """A dirty copy of a page, with `count` entries below it."""
-    window = Window(bytearray(view.size))
+    if cython.cast(cython.size_t, view.size) != frames.size:
+        raise ValueError("a page of another size")
+    window: Window = Window.__new__(Window, Frame.__new__(Frame, frames))
     memcpy(window.at, view.at, view.size)
     mine: View
     if (

@@ -216,6 +216,15 @@ class Writer(Editor):
         is a reference again (I3).  The first numbers go to branches, the root's
         first of all.
         """
+        sealed: list = []
+        descriptor = self.seal_into(numbers, place_run, sealed)
+        for pair in sealed:
+            emit(pair)
+        return descriptor
+
+    @cython.cfunc
+    def seal_into(self, numbers, place_run, sealed: list):
+        """The same, with a list for what is sealed."""
         if not self.changes_made:
             return self._sealed
         order: list = self._order
@@ -234,11 +243,11 @@ class Writer(Editor):
                 number = branches.pop()
             else:
                 if self.large:
-                    self.seal_values(page, place_run, emit)
+                    self.seal_values(page, place_run, sealed)
                 number = next(numbers)
             page.close(number, birth)
             self.root = page.sealed
-            emit((number, [page.window.data]))
+            sealed.append((number, [page.window.data]))
         self._page = None
         self._tail = None
         self.large.clear()
@@ -246,17 +255,17 @@ class Writer(Editor):
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
-    def seal_values(self, leaf: Page, place_run, emit) -> cython.int:
+    def seal_values(self, leaf: Page, place_run, sealed: list) -> cython.int:
         """Lay out the values of a dirty leaf that are not written yet, and put references to them."""
         ref: Ref
         for index, raw in leaf.overflow_entries():
             read_ref(bytes_at(raw), cython.address(ref))
             if not ref.number:
-                leaf.set_payload(index, self.seal_value(self.waiting(ref.checksum), place_run, emit))
+                leaf.set_payload(index, self.seal_value(self.waiting(ref.checksum), place_run, sealed))
         return 0
 
     @cython.cfunc
-    def seal_value(self, value: bytes, place_run, emit) -> bytes:
+    def seal_value(self, value: bytes, place_run, sealed: list) -> bytes:
         """Lay a value out as an overflow run; the packed reference to it."""
         pages: cython.longlong = fmt.overflow_pages(len(value), self.page_size)
         number: u64 = place_run(pages)
@@ -264,7 +273,7 @@ class Writer(Editor):
         rest = bytes(pages * self.page_size - HEADER - len(value))
         checksum: u32 = crc32c(rest, crc32c(value, crc32c(memoryview(header)[4:])))
         header[:4] = int(checksum).to_bytes(4, "little")
-        emit((number, [header, value, rest]))
+        sealed.append((number, [header, value, rest]))
         return fmt.Reference(number, self.changes.birth, len(value), checksum).pack()
 
 

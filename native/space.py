@@ -7,6 +7,7 @@ them at the same time, for each store is one aligned word and says what is true.
 
 from __future__ import annotations
 
+from native.frames import *
 from native.memory import *
 
 
@@ -25,6 +26,7 @@ class Space:
     page_size = cython.declare(cython.int, visibility="readonly")
     verify = cython.declare(cython.bint, visibility="readonly")
     branches = cython.declare(dict, visibility="readonly")
+    frames = cython.declare(Frames, visibility="readonly")  # for the dirty pages of whoever changes what lies here
 
     def __init__(self, mapping, page_size: cython.int, *, verify: cython.bint = True, before: Space = None):
         """`before` is the smaller mapping of the same file that this one follows. O(pages)."""
@@ -34,6 +36,10 @@ class Space:
         pages: u64 = cython.cast(u64, window.length) // page_size
         room = Window(bytearray(4 * pages))
         self.births = cython.cast(cython.pointer[u32], room.at)
+        if before is not None and before.page_size == page_size:
+            self.frames = before.frames
+        else:
+            self.frames = Frames(page_size)
         if before is not None:
             shared: u64 = pages if pages < before.pages else before.pages
             memcpy(self.births, before.births, 4 * shared)

@@ -102,7 +102,7 @@ class Editor(Reader):
         view: View
         space: Space = self.opened()
         space.reach(ref, level, cython.address(view))
-        page: Page = copied(cython.address(view), ref.count if level else view.cells)
+        page: Page = copied(cython.address(view), ref.count if level else view.cells, space.frames)
         changes: Changes = self.changes
         changes.freed.append((ref.number, 1, ref.birth))
         changes.copied += 1
@@ -218,7 +218,7 @@ class Editor(Reader):
             changes.torn = True
             payload = self.laid_aside(value)
             info = OVERFLOW_INFO if payload is not value else cython.cast(cython.int, PyBytes_GET_SIZE(value))
-            cells = Cells(self.page_size, 0)
+            cells = Cells(self.page_size, 0, self.opened().frames)
             cells.insert(0, key, info, payload, None)
             self._page = cells.build(0, 1)
             self.depth = 1
@@ -471,7 +471,7 @@ class Editor(Reader):
             self.branch_pages += 1
             self.changes.dirty += self.page_size
             self.swap(path, left)
-        cells = Cells(self.page_size, left.level + 1)
+        cells = Cells(self.page_size, left.level + 1, left.frames())
         cells.insert(0, b"", 0, BLANK, left)
         cells.insert(1, separator, 0, BLANK, right)
         self._page = cells.build(0, 2)

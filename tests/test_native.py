@@ -392,10 +392,76 @@ def test_a_buffer_stays_as_long_as_it_is_looked_at():
         image.append(0)
     del looked
     image.append(0)
+
+
+def test_the_memory_of_a_dirty_page_is_not_used_again_while_anybody_looks_at_it():
     twin = Twin(native)
-    twin.writer.put(b"a", b"b")
-    with pytest.raises(BufferError):
-        twin.writer.page.data.clear()
+    frames = twin.space.frames
+    twin.writer.update([(b"%05d" % number, b"v" * 50) for number in range(1000)])
+    assert frames.out == twin.writer.leaf_pages + twin.writer.branch_pages
+    looked = twin.writer.page.data
+    sealed = []
+    twin.writer.dirty_pages()
+    twin.writer.seal(iter(range(2, 1000)), None, lambda page: sealed.append((page[1][0], bytes(page[1][0]))))
+    before = bytes(looked)
+    twin.writer.close()
+    twin.writer = native.Writer(twin.space, fmt.EMPTY_TREE, twin.changes)
+    twin.writer.update([(b"%05d" % number, b"w" * 60) for number in range(2000)])
+    assert bytes(looked) == before
+    assert all(bytes(frame) == raw and len(frame) == 4096 for frame, raw in sealed)
+    sealed.clear()
+    twin.writer = None
+    assert frames.out == 1
+    looked.release()
+    assert frames.out == 0
+
+
+def test_memory_of_dirty_pages_is_used_again_and_given_back_by_and_by():
+    space_ = native.Space(bytes(8192), 4096)
+    frames = space_.frames
+
+    def transaction(pages):
+        writer_ = native.Writer(space_, fmt.EMPTY_TREE, native.Changes(1, 1 << 40, None))
+        writer_.update([(b"%07d" % number, bytes(900)) for number in range(4 * pages)])  # of which a page holds four
+        held = frames.held
+        assert pages <= frames.out < 1.3 * pages + 3
+        assert frames.out * 4096 <= held < frames.out * 4096 + (4 << 20)
+        del writer_
+        assert frames.out == 0
+        return held
+
+    assert frames.held == 0
+    assert transaction(1) == 64 << 10
+    most = transaction(5000)
+    assert frames.held == most
+    assert transaction(5000) == most
+    space_ = native.Space(bytes(8192 + 4096), 4096, before=space_)
+    assert space_.frames is frames
+    assert native.Space(bytes(8192), 8192, before=space_).frames is not frames
+    writer_ = native.Writer(space_, fmt.EMPTY_TREE, native.Changes(1, 1 << 40, None))
+    sizes = []
+    for _ in range(30):
+        writer_.put(b"k", b"v")
+        writer_.delete(b"k")
+        sizes.append(frames.held)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] < most
+    assert sizes[-1] == 64 << 10
+
+
+def test_a_page_of_used_memory_holds_nothing_of_what_stood_there_before():
+    twin = Twin(native)
+    twin.writer.update([(b"%05d" % number, b"secret" * 20) for number in range(500)])
+    twin.writer.delete_range(None, None)
+    twin.writer.put(b"key", b"value")
+    twin.writer.put(b"kez", b"value")
+    assert b"secret" not in bytes(twin.writer.page.data)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 31, 65537, 1 << 40])
+def test_no_page_is_made_of_a_size_that_none_has(size):
+    with pytest.raises((ValueError, OverflowError)):
+        native.Page.build_leaf([], size)
 
 
 # ---------------------------------------------------------------- free list and meta page
