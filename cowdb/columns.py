@@ -60,12 +60,12 @@ def swapped(raw: bytes) -> int:
     """The column of the same numbers, with the bytes of each in reverse order. O(length)."""
     lanes = array("Q", raw)
     lanes.byteswap()
-    return int.from_bytes(lanes.tobytes(), "little")
+    return int.from_bytes(lanes, "little")
 
 
 def first_lanes(raw: bytes, width: int) -> int:
     """The column of the first 64-bit number of each field of `width` bytes, a multiple of 8. O(length)."""
-    return int.from_bytes(array("Q", raw)[:: width // _BYTES].tobytes(), "little")
+    return int.from_bytes(array("Q", raw)[:: width // _BYTES], "little")
 
 
 def numbers(of: int, lanes: int) -> tuple[int, ...]:

@@ -72,10 +72,21 @@ class Slots:
         self.starts: Final = slots >> _OFFSET_BITS & one * _HALF
         self.lengths: Final = slots & one * _HALF
         self.ends: Final = self.starts + self.lengths + one * lead
+        length = self.lengths & _HALF
+        self.length: Final = length if self.lengths == one * length else None
+        """How long all suffixes are; None if they differ. They do not where keys are numbers or hashes."""
 
     def stray(self, heap: int, size: int) -> bool:
         """Whether a slot leads out of the heap, or the key there does. O(cells)."""
         return any_below(self.starts, heap, self.one) or any_above(self.ends, size, self.one)
+
+    def any_length_above(self, limit: int) -> bool:
+        """Whether the suffix of a key has more than `limit` bytes. O(cells)."""
+        return any_above(self.lengths, limit, self.one) if self.length is None else self.length > limit
+
+    def any_length_below(self, least: int) -> bool:
+        """Whether the suffix of a key has fewer than `least` bytes. O(cells)."""
+        return any_below(self.lengths, least, self.one) if self.length is None else self.length < least
 
 
 class Page:
@@ -126,7 +137,7 @@ class Page:
     @cached_property
     def suffixes(self) -> list[bytes]:
         """What follows the prefix in each key."""
-        lead, length = self._slots.lead, self._length
+        lead, length = self._slots.lead, self._slots.length
         if length is not None:
             raw = self.raw[lead:]
             return [raw[at : at + length] for at in self.offsets]
@@ -141,19 +152,13 @@ class Page:
     # ------------------------------------------------------------ cells, all at once
 
     @property
-    def _length(self) -> int | None:
-        """How long all suffixes are; None if they differ. They do not where keys are numbers or hashes."""
-        length = self._slots.lengths & _HALF
-        return length if self._slots.lengths == self._slots.one * length else None
-
-    @property
     def inline(self) -> bool:
         """Whether all values lie in the leaf itself. O(cells)."""
         return not self.any_word_above(fmt.LENGTH_MASK)
 
     def any_key_above(self, limit: int) -> bool:
         """Whether a key has more than `limit` bytes. O(cells)."""
-        return any_above(self._slots.lengths, limit - len(self.prefix), self._slots.one)
+        return self._slots.any_length_above(limit - len(self.prefix))
 
     def any_word_above(self, limit: int) -> bool:
         """Whether a cell of a leaf holds more than `limit` bytes, or another kind of payload. O(cells)."""
@@ -165,7 +170,7 @@ class Page:
         slots = self._slots
         one = slots.one
         keys = self._firsts >> 8 * slots.lead & one * _WORD
-        if any_below(slots.lengths, HEAD_SIZE, one):
+        if slots.any_length_below(HEAD_SIZE):
             mask = 0
             for index in range(HEAD_SIZE):  # only a key that has a byte of this index makes a carry
                 mask |= (slots.lengths + one * (_HALF - index) >> 16 & one) * (0xFF << 8 * index)
@@ -175,12 +180,15 @@ class Page:
     @property
     def heads_rise(self) -> bool:
         """Whether each head is above the one before it; then so are the keys, if the heads hold. O(cells)."""
-        return rises(self._slots.heads, self._slots.one)
+        heads = self._slots.heads
+        if self.cells > 1 and heads & _WORD >= heads >> LANE & _WORD:  # so it is where all heads are equal
+            return False
+        return rises(heads, self._slots.one)
 
     @property
     def fronts_rise(self) -> bool:
         """Whether the first bytes of the keys of a leaf show that they rise; False says nothing. O(cells)."""
-        length, lead = self._length, self._slots.lead
+        length, lead = self._slots.length, self._slots.lead
         if not length or not lead:
             return False
         return bytes_rise(self._fronts, _FRONT, lead, min(lead + length, _FRONT))
