@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import struct
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -290,21 +289,24 @@ class _Walk:
             there = f"this state has {self._meta.page_count} and the file {self._file_pages}"
             self._complain(number, tree, "I3", f"a reference needs {pages} page(s) here, but {there}")
             return False
-        if pages == 1:  # nearly always
-            met = number if self.map.get(number) else number + 1
-        else:
-            met = self.map.first_marked(number, number + pages)
-        if met < number + pages:
+        if not (self.map.take(number, _PLAIN) if pages == 1 else self._take_run(number, pages)):
             tree.whole = False
+            met = self.map.first_marked(number, number + pages)
             self._complain(met, tree, "I5", "a reference leads to this page, and another one does as well")
             return False
         if ref.birth > limit:
             self._complain(number, tree, "I4", f"it was born in {ref.birth}, after {limit}, when it was referred to")
         if not ref.birth & _LOW_BITS:
             self._complain(number, tree, "I4", f"it was born in {ref.birth}, an id that no transaction has")
-        self.map.mark(number, pages, _PLAIN)
         self._report.tick(pages)
         return True
+
+    def _take_run(self, number: int, pages: int) -> bool:
+        """Mark the pages of an overflow run, if none of them has a mark; whether it is so."""
+        free = self.map.first_marked(number, number + pages) == number + pages
+        if free:
+            self.map.mark(number, pages, _PLAIN)
+        return free
 
     def _read(self, number: int, pages: int) -> bytes:
         """Pages; should the file have shrunk in the meantime, zeros stand for what is gone."""
@@ -364,12 +366,10 @@ class _Walk:
         if page is None:
             return []
         tree.branches += 1
-        stops = [end + fmt.REFERENCE_SIZE for end in page.ends]
-        check_heap(page, stops, complain)
-        if max(stops) > len(raw):
+        if not check_heap(page, complain):
             tree.whole = False
             return []
-        refs = [fmt.unpack_reference(raw[end:stop]) for end, stop in zip(page.ends, stops, strict=True)]
+        refs = [fmt.unpack_reference(raw[end:stop]) for end, stop in zip(page.ends, page.stops, strict=True)]
         count = sum(ref.count for ref in refs)
         if count != step.ref.count:
             complain("I6", f"there are {count} entries below it, the reference says {step.ref.count}")
@@ -386,28 +386,23 @@ class _Walk:
         if page is None:
             return
         tree.leaves += 1
-        cells = len(page.offsets)
-        if cells != step.ref.count:
-            complain("I6", f"it has {cells} entries, the reference says {step.ref.count}")
-        words = struct.unpack(f"<{cells}H", b"".join([raw[start : start + 2] for start in page.offsets]))
-        inline = max(words) <= fmt.LENGTH_MASK
-        lengths = words if inline else [word & fmt.LENGTH_MASK for word in words]
-        stops = [end + length for end, length in zip(page.ends, lengths, strict=True)]
-        check_heap(page, stops, complain)
-        limit = fmt.max_inline_value(self._size)
-        if max(lengths) > limit:
-            complain("I10", f"a value in it is longer than {limit} bytes")
-        if not inline:
-            self._payloads(page, words, step, tree)
+        if page.cells != step.ref.count:
+            complain("I6", f"it has {page.cells} entries, the reference says {step.ref.count}")
+        check_heap(page, complain)
+        if page.any_word_above(fmt.max_inline_value(self._size)):
+            self._payloads(page, step, tree)
         if tree.record is not None:
-            for suffix, end, stop, word in zip(page.suffixes, page.ends, stops, words, strict=True):
+            for suffix, end, stop, word in zip(page.suffixes, page.ends, page.stops, page.words, strict=True):
                 value = raw[end:stop] if word <= fmt.LENGTH_MASK else b""
                 tree.record(step.ref.number, page.birth, page.prefix + suffix, value)
 
-    def _payloads(self, page: Page, words: Sequence[int], step: _Step, tree: _Tree) -> None:
-        """Follow the overflow references of a leaf; refuse kinds of payload that there are not."""
+    def _payloads(self, page: Page, step: _Step, tree: _Tree) -> None:
+        """Follow the overflow references of a leaf; refuse kinds of payload that there are not, and long values."""
         number = step.ref.number
-        for end, word in zip(page.ends, words, strict=True):
+        limit = fmt.max_inline_value(self._size)
+        if max(word & fmt.LENGTH_MASK for word in page.words) > limit:
+            self._complain(number, tree, "I10", f"a value in it is longer than {limit} bytes")
+        for end, word in zip(page.ends, page.words, strict=True):
             kind, length = word >> fmt.LENGTH_BITS, word & fmt.LENGTH_MASK
             if kind == fmt.INLINE:
                 continue

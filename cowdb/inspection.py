@@ -27,7 +27,7 @@ from cowdb import format as fmt
 from cowdb import meta as metas
 from cowdb.checksum import crc32c
 from cowdb.errors import CorruptionError
-from cowdb.lookup import Tree, cell, child_bounds, references, separators, words
+from cowdb.lookup import Tree, cell, child_bounds, references, separators
 from cowdb.pagecheck import Bounds, Page, take_apart
 from cowdb.pagemap import PageMap
 
@@ -290,9 +290,9 @@ class State:
 
     def runs_of(self, page: Page) -> list[fmt.Reference]:
         """The references to overflow runs in a leaf; raises `CorruptionError`. O(cells)."""
-        if max(words(page)) <= fmt.LENGTH_MASK:
+        if page.inline:
             return []
-        found = [cell(page, index) for index in range(len(page.offsets))]
+        found = [cell(page, index) for index in range(page.cells)]
         return [fmt.unpack_reference(page.raw[start:stop]) for kind, start, stop in found if kind == fmt.OVERFLOW]
 
     # ------------------------------------------------------------ walking
@@ -336,9 +336,9 @@ class State:
         self, tree: Tree, page: Page, leaf: fmt.Reference, bounds: Bounds, seen: PageMap, *, values: bool
     ) -> Iterator[Visit]:
         """The overflow runs of a leaf."""
-        if max(words(page)) <= fmt.LENGTH_MASK:
+        if page.inline:
             return
-        for index in range(len(page.offsets)):
+        for index in range(page.cells):
             try:
                 kind, start, stop = cell(page, index)
             except CorruptionError as error:

@@ -13,7 +13,6 @@ slicing columns of them is many times quicker than a call an entry.
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from cowdb.inspection import State
 
-__all__ = ["Leaf", "Step", "Tree", "cell", "child_bounds", "references", "separators", "words"]
+__all__ = ["Leaf", "Step", "Tree", "cell", "child_bounds", "references", "separators"]
 
 
 class Step(NamedTuple):
@@ -97,7 +96,7 @@ class Tree:
     def at(self, step: Step, key: bytes) -> bool:
         """Whether the search that ended in `step` found `key`."""
         page = step.page
-        return step.cell < len(page.suffixes) and page.prefix + page.suffixes[step.cell] == key
+        return step.cell < page.cells and page.prefix + page.suffixes[step.cell] == key
 
     def value_at(self, step: Step) -> bytes:
         """The value of the entry that a search ended at."""
@@ -134,7 +133,7 @@ class Tree:
         """The entries with start <= key < stop in key order, or the reverse, without the first `skip`. O(log n + n)."""
         for leaf, low, high in self.ranges(start, stop, reverse=reverse, skip=skip):
             page = leaf.page
-            if max(words(page)) <= fmt.LENGTH_MASK:
+            if page.inline:
                 yield from self._entries(page, low, high, reverse=reverse)
                 continue
             for index in reversed(range(low, high)) if reverse else range(low, high):  # long values one by one
@@ -150,11 +149,10 @@ class Tree:
             yield from reversed(keys) if reverse else keys
 
     def _entries(self, page: Page, low: int, high: int, *, reverse: bool) -> list[tuple[bytes, bytes]]:
-        payloads = words(page)
         prefix, raw = page.prefix, page.raw
         keys = [prefix + suffix for suffix in page.suffixes[low:high]]
-        if max(payloads) <= fmt.LENGTH_MASK:
-            stops = list(map(int.__add__, page.ends, payloads))
+        if page.inline:
+            stops = page.stops
             if max(stops) > len(raw):
                 raise CorruptionError(-1, "a cell reaches over the end of its page (I10)")
             values = [raw[end:stop] for end, stop in zip(page.ends[low:high], stops[low:high], strict=True)]
@@ -173,7 +171,7 @@ class Tree:
             return
         low, high = (first, first + total - skip) if reverse else (first + skip, first + total)
         for leaf, base in self._leaves_from(low, high, reverse=reverse):
-            cells = len(leaf.page.offsets)
+            cells = leaf.page.cells
             yield leaf, max(low - base, 0), min(high - base, cells)
 
     def _leaves_from(self, low: int, high: int, *, reverse: bool) -> Iterator[tuple[Leaf, int]]:
@@ -186,9 +184,9 @@ class Tree:
             ref, bounds, limit, base = stack.pop()
             if not bounds.level:
                 page = self.state.page(ref, bounds, limit)
-                if len(page.offsets) != ref.count:
+                if page.cells != ref.count:
                     raise CorruptionError(
-                        ref.number, f"it has {len(page.offsets)} entries, the reference says {ref.count} (I6)"
+                        ref.number, f"it has {page.cells} entries, the reference says {ref.count} (I6)"
                     )
                 yield Leaf(ref, page), base
                 continue
@@ -220,12 +218,6 @@ def cell(page: Page, index: int) -> tuple[int, int, int]:
     return kind, start, start + length
 
 
-def words(page: Page) -> tuple[int, ...]:
-    """Kind and length of all cells of a leaf."""
-    raw = page.raw
-    return struct.unpack(f"<{len(page.offsets)}H", b"".join([raw[start : start + 2] for start in page.offsets]))
-
-
 def separators(page: Page) -> list[bytes]:
     """The keys that divide the children of a branch, one fewer than these."""
     return [page.prefix + suffix for suffix in page.suffixes[1:]]
@@ -250,4 +242,4 @@ def _suffix(page: Page, key: bytes) -> bytes | int:
     prefix = page.prefix
     if key.startswith(prefix):
         return key[len(prefix) :]
-    return 0 if key < prefix else len(page.suffixes)
+    return 0 if key < prefix else page.cells

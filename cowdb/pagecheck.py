@@ -10,20 +10,24 @@ before it is bounds-checked (I10).
               (I7), heads are their first bytes (I7)    zero     once, but for
                                                        (I10)     dead bytes (I10)
 
-Speed: a file has a hundred cells a page, so nothing here is a loop over cells
-in Python.  Each rule is one expression over whole columns of slots, which is
-true for a good page; only when it is false a second look finds out where.
+Speed: a file has a hundred cells a page, so next to nothing here is a loop over
+cells in Python.  The slots are taken as one integer, and so are the first few
+bytes of all cells; each rule is one expression over such columns (`columns`),
+which is true for a good page.  Only when it is false a second look finds out
+where.  Keys are looked at one by one only where heads are equal: heads are
+proved to be the first bytes of the keys, so if they rise, the keys do.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cached_property
 from itertools import pairwise
-from operator import add, lt
+from operator import lt
 from typing import Final, NamedTuple
 
 from cowdb import format as fmt
+from cowdb.columns import LANE, any_above, any_below, bytes_rise, column, first_lanes, numbers, ones, rises, swapped
 
 __all__ = ["Bounds", "Complain", "Page", "check_heap", "take_apart"]
 
@@ -31,6 +35,15 @@ HEAD_SIZE: Final = 4
 """Bytes of the key's suffix that stand in a slot."""
 
 ZEROS: Final = bytes(max(fmt.PAGE_SIZES))
+
+_FRONT: Final = 24
+"""Bytes of a cell that are taken out of the heap: the first lane of them is compared with the slot, all only where
+heads are equal."""
+
+_HALF: Final = 0xFFFF
+_WORD: Final = 0xFFFF_FFFF
+_OFFSET_BITS: Final = 16  # a slot, as an integer: head << 32 | offset << 16 | length
+_HEAD_BITS: Final = 32
 
 Complain = Callable[[str, str], None]
 """Told of a violation: the invariant and a sentence."""
@@ -44,99 +57,226 @@ class Bounds(NamedTuple):
     high: bytes | None
 
 
-class Page(NamedTuple):
-    """A branch or leaf whose slots and cell starts lie where they may.
+class Slots:
+    """The slots of a page, as columns. What they lead to is not looked at."""
+
+    def __init__(self, raw: bytes, cells: int, lead: int) -> None:
+        """The `cells` slots in `raw`; `lead` bytes of each cell come before the key. O(cells)."""
+        one = ones(cells)
+        slots = column(raw)
+        self.raw: Final = raw
+        self.cells: Final = cells
+        self.lead: Final = lead
+        self.one: Final = one
+        self.heads: Final = slots >> _HEAD_BITS & one * _WORD
+        self.starts: Final = slots >> _OFFSET_BITS & one * _HALF
+        self.lengths: Final = slots & one * _HALF
+        self.ends: Final = self.starts + self.lengths + one * lead
+        length = self.lengths & _HALF
+        self.length: Final = length if self.lengths == one * length else None
+        """How long all suffixes are; None if they differ. They do not where keys are numbers or hashes."""
+
+    def stray(self, heap: int, size: int) -> bool:
+        """Whether a slot leads out of the heap, or the key there does. O(cells)."""
+        return any_below(self.starts, heap, self.one) or any_above(self.ends, size, self.one)
+
+    def any_length_above(self, limit: int) -> bool:
+        """Whether the suffix of a key has more than `limit` bytes. O(cells)."""
+        return any_above(self.lengths, limit, self.one) if self.length is None else self.length > limit
+
+    def any_length_below(self, least: int) -> bool:
+        """Whether the suffix of a key has fewer than `least` bytes. O(cells)."""
+        return any_below(self.lengths, least, self.one) if self.length is None else self.length < least
+
+
+class Page:
+    """A branch or leaf whose cells begin, and whose keys end, within the heap.
 
     The key of cell i is ``prefix + suffixes[i]``; after it, at `ends[i]`, lies
     what the cell holds.  In a branch the key of cell 0 means minus infinity.
+    What a check does not need of a sound page is made when somebody asks for it.
     """
 
-    raw: bytes
-    birth: int
-    prefix: bytes
-    heap: int
-    dead: int
-    offsets: Sequence[int]
-    suffixes: list[bytes]
-    ends: list[int]
+    def __init__(self, raw: bytes, header: tuple[int, ...], level: int, slots: Slots) -> None:
+        """The page of `raw`; its outline was checked, and that no slot is astray. O(cells)."""
+        _, _, _, cells, _, birth, prefix_length, heap, dead, _ = header
+        self.raw: Final = raw
+        self.level: Final = level
+        self.birth: Final = birth
+        self.cells: Final = cells
+        self.prefix: Final = raw[fmt.HEADER_SIZE : fmt.HEADER_SIZE + prefix_length]
+        self.heap: Final = heap
+        self.dead: Final = dead
+        self.offsets: Final = numbers(slots.starts, cells)
+        """Where each cell begins."""
+        padded = raw + ZEROS[:_FRONT]
+        self._slots: Final = slots
+        self._fronts: Final = b"".join([padded[at : at + _FRONT] for at in self.offsets])
+        self._firsts: Final = first_lanes(self._fronts, _FRONT)
+        self._words: Final = self._firsts & slots.one * _HALF
+        payloads = slots.one * fmt.REFERENCE_SIZE if level else self._words & slots.one * fmt.LENGTH_MASK
+        self._stops: Final = slots.ends + payloads
+
+    # ------------------------------------------------------------ cells, one by one
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Where the key of each cell ends and what it holds begins."""
+        return numbers(self._slots.ends, self.cells)
+
+    @cached_property
+    def stops(self) -> tuple[int, ...]:
+        """Where each cell ends, if what it holds is as long as it says."""
+        return numbers(self._stops, self.cells)
+
+    @cached_property
+    def words(self) -> tuple[int, ...]:
+        """Kind and length of what each cell of a leaf holds, as they stand in the cell."""
+        return numbers(self._words, self.cells)
+
+    @cached_property
+    def suffixes(self) -> list[bytes]:
+        """What follows the prefix in each key."""
+        lead, length = self._slots.lead, self._slots.length
+        if length is not None:
+            raw = self.raw[lead:]
+            return [raw[at : at + length] for at in self.offsets]
+        raw = self.raw
+        return [raw[at + lead : end] for at, end in zip(self.offsets, self.ends, strict=True)]
+
+    def suffix(self, index: int) -> bytes:
+        """What follows the prefix in the key of one cell. O(cells), but quick."""
+        start = self.offsets[index] + self._slots.lead
+        return self.raw[start : start + (self._slots.lengths >> LANE * index & _HALF)]
+
+    # ------------------------------------------------------------ cells, all at once
+
+    @property
+    def inline(self) -> bool:
+        """Whether all values lie in the leaf itself. O(cells)."""
+        return not self.any_word_above(fmt.LENGTH_MASK)
+
+    def any_key_above(self, limit: int) -> bool:
+        """Whether a key has more than `limit` bytes. O(cells)."""
+        return self._slots.any_length_above(limit - len(self.prefix))
+
+    def any_word_above(self, limit: int) -> bool:
+        """Whether a cell of a leaf holds more than `limit` bytes, or another kind of payload. O(cells)."""
+        return any_above(self._words, limit, self._slots.one)
+
+    @property
+    def heads_hold(self) -> bool:
+        """Whether the head in each slot is the first bytes of the key's suffix, zero-padded (I7). O(cells)."""
+        slots = self._slots
+        one = slots.one
+        keys = self._firsts >> 8 * slots.lead & one * _WORD
+        if slots.any_length_below(HEAD_SIZE):
+            mask = 0
+            for index in range(HEAD_SIZE):  # only a key that has a byte of this index makes a carry
+                mask |= (slots.lengths + one * (_HALF - index) >> 16 & one) * (0xFF << 8 * index)
+            keys &= mask
+        return keys == swapped(slots.raw) & one * _WORD
+
+    @property
+    def heads_rise(self) -> bool:
+        """Whether each head is above the one before it; then so are the keys, if the heads hold. O(cells)."""
+        heads = self._slots.heads
+        if self.cells > 1 and heads & _WORD >= heads >> LANE & _WORD:  # so it is where all heads are equal
+            return False
+        return rises(heads, self._slots.one)
+
+    @property
+    def fronts_rise(self) -> bool:
+        """Whether the first bytes of the keys of a leaf show that they rise; False says nothing. O(cells)."""
+        length, lead = self._slots.length, self._slots.lead
+        if not length or not lead:
+            return False
+        return bytes_rise(self._fronts, _FRONT, lead, min(lead + length, _FRONT))
+
+    @property
+    def in_a_row(self) -> bool:
+        """Whether the cells fill the heap in the order of their keys, from either end, without a gap. O(cells)."""
+        starts, stops, size = self._slots.starts, self._stops, len(self.raw)
+        last = LANE * (self.cells - 1)
+        if starts & _HALF == self.heap and stops >> last == size:
+            return starts >> LANE == stops & (1 << last) - 1
+        if starts >> last == self.heap and stops & _HALF == size:
+            return stops >> LANE == starts & (1 << last) - 1
+        return False
 
 
 def take_apart(raw: bytes, bounds: Bounds, complain: Complain) -> Page | None:
     """Check outline, heads and keys of a page; None if it has no slots and keys to speak of. O(page size)."""
-    _, _, _, cells, _, birth, prefix_length, heap, dead, reserved = fmt.PAGE_HEADER.struct.unpack_from(raw)
+    header = fmt.PAGE_HEADER.struct.unpack_from(raw)
+    _, _, _, cells, _, _, prefix_length, heap, _, reserved = header
     size = len(raw)
-    leaf = bounds.level == 0
     longest = fmt.max_key_size(size)
     prefix_end = fmt.HEADER_SIZE + prefix_length
-    slots = (prefix_end + 7) // 8 * 8
-    slots_end = slots + fmt.SLOT_SIZE * cells
-    if not slots_end <= heap <= size or cells < (1 if leaf else 2) or prefix_length > longest:
+    slots_start = (prefix_end + 7) // 8 * 8
+    slots_end = slots_start + fmt.SLOT_SIZE * cells
+    if not slots_end <= heap <= size or cells < (2 if bounds.level else 1) or prefix_length > longest:
         outline = f"{cells} cells, a prefix of {prefix_length} bytes and its heap at {heap}"
         complain("I10", f"the page cannot have {outline}")
         return None
-    if reserved or raw[prefix_end:slots].strip(b"\0") or raw[slots_end:heap] != ZEROS[: heap - slots_end]:
+    if reserved or raw[prefix_end:slots_start].strip(b"\0") or raw[slots_end:heap] != ZEROS[: heap - slots_end]:
         complain("I10", "bytes of the page that are not in use are not zero")
-    halves = struct.unpack_from(f"<{4 * cells}H", raw, slots)
-    lengths, offsets = halves[0::4], halves[1::4]
-    before = fmt.CELL_HEAD_SIZE if leaf else 0
-    starts = [offset + before for offset in offsets] if leaf else offsets
-    ends = list(map(add, starts, lengths))
-    if min(offsets) < heap or max(ends) > size:
+    slots = Slots(raw[slots_start:slots_end], cells, 0 if bounds.level else fmt.CELL_HEAD_SIZE)
+    if slots.stray(heap, size):
         complain("I10", "a slot leads outside of the heap")
         return None
-    suffixes = [raw[start:end] for start, end in zip(starts, ends, strict=True)]
-    heads = struct.unpack_from(f"<{2 * cells}I", raw, slots)[1::2]
-    if struct.pack(f">{cells}I", *heads) != b"".join(_first_bytes(suffixes, lengths)):
+    page = Page(raw, header, bounds.level, slots)
+    heads_hold = page.heads_hold
+    if not heads_hold:
         complain("I7", "the head in a slot is not the start of its key")
-    prefix = raw[fmt.HEADER_SIZE : prefix_end]
-    if prefix_length + max(lengths) > longest:
+    if page.any_key_above(longest):
         complain("I10", f"it has a key of more than {longest} bytes")
-    if not leaf and suffixes[0]:
+    if bounds.level and page.suffix(0):
         complain("I7", "the first cell of a branch has a key")
-    _check_keys(prefix, suffixes if leaf else suffixes[1:], bounds, complain)
-    return Page(raw, birth, prefix, heap, dead, offsets, suffixes, ends)
+    if not (heads_hold and (page.heads_rise or page.fronts_rise)):
+        _check_order(page, bounds, complain)
+    _check_bounds(page, bounds, complain)
+    return page
 
 
-def _first_bytes(suffixes: list[bytes], lengths: Sequence[int]) -> list[bytes]:
-    """The first four bytes of each suffix, zero-padded; cut or padded only where some suffix needs it."""
-    if min(lengths) >= HEAD_SIZE:
-        return [suffix[:HEAD_SIZE] for suffix in suffixes]
-    if max(lengths) <= HEAD_SIZE:
-        return [suffix.ljust(HEAD_SIZE, b"\0") for suffix in suffixes]
-    return [suffix[:HEAD_SIZE].ljust(HEAD_SIZE, b"\0") for suffix in suffixes]
-
-
-def _check_keys(prefix: bytes, suffixes: list[bytes], bounds: Bounds, complain: Complain) -> None:
-    """Keys or separators rise strictly and lie between the separators around the page (I7)."""
+def _check_order(page: Page, bounds: Bounds, complain: Complain) -> None:
+    """Keys or separators rise strictly (I7), looked at one by one."""
+    suffixes = page.suffixes[1:] if bounds.level else page.suffixes
     if not all(map(lt, suffixes, suffixes[1:])):
-        key = next(prefix + second for first, second in pairwise(suffixes) if first >= second)
+        key = next(page.prefix + second for first, second in pairwise(suffixes) if first >= second)
         complain("I7", f"key {key[:40]!r} is not above the one before it")
-    first = prefix + suffixes[0]
+
+
+def _check_bounds(page: Page, bounds: Bounds, complain: Complain) -> None:
+    """Keys lie between the separators around the page, if they rise (I7)."""
+    first = page.prefix + page.suffix(1 if bounds.level else 0)
     # A separator equal to the lower bound would leave no key to the child on its left.
     if first < bounds.low or (bounds.level and first == bounds.low):
         complain("I7", f"its first key {first[:40]!r} lies below the separator that leads to it")
-    if bounds.high is not None and prefix + suffixes[-1] >= bounds.high:
+    if bounds.high is not None and page.prefix + page.suffix(page.cells - 1) >= bounds.high:
         complain("I7", "its last key is not below the separator of the next page")
 
 
-def check_heap(page: Page, stops: list[int], complain: Complain) -> None:
-    """Cells, which end at `stops`, do not overlap; what they leave of the heap is zero and counted as dead.
+def check_heap(page: Page, complain: Complain) -> bool:
+    """Cells do not overlap; what they leave of the heap is zero and counted as dead. False if a cell leaves the page.
 
     Why sorting starts and stops apart is enough: how many cells cover a byte is
     the number of starts up to it less the number of stops up to it.
     O(n log n) in cells.
     """
+    if page.in_a_row and not page.dead:
+        return True
     size = len(page.raw)
     starts = sorted(page.offsets)
-    stops = sorted(stops)
+    stops = sorted(page.stops)
     if starts[0] == page.heap and stops[-1] == size and stops[:-1] == starts[1:] and not page.dead:
-        return
+        return True
     if stops[-1] > size or any(map(lt, starts[1:], stops)):
         complain("I10", "cells overlap or reach over the end of the page")
-        return
+        return stops[-1] <= size
     gaps = list(zip([page.heap, *stops], [*starts, size], strict=True))
     dead = sum(stop - start for start, stop in gaps)
     if dead != page.dead:
         complain("I10", f"{dead} bytes of the heap are dead, the page counts {page.dead}")
     if any(page.raw[start:stop] != ZEROS[: stop - start] for start, stop in gaps):
         complain("I10", "dead bytes of the heap are not zero")
+    return True

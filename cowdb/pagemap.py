@@ -43,6 +43,16 @@ class PageMap:
                 chunk = self._chunks[index] = bytearray(CHUNK)
             chunk[low:high] = bytes((value,)) * (high - low)
 
+    def take(self, page: int, value: int) -> bool:
+        """Mark a page with `value`, 1 to 255, unless it has a mark; whether it had none. O(1)."""
+        chunk = self._chunks.get(page >> CHUNK_BITS)
+        if chunk is None:
+            chunk = self._chunks[page >> CHUNK_BITS] = bytearray(CHUNK)
+        elif chunk[page & CHUNK - 1]:
+            return False
+        chunk[page & CHUNK - 1] = value
+        return True
+
     def first_marked(self, start: int, stop: int) -> int:
         """The first page of start <= page < stop that is marked, else `stop`. O(chunks made)."""
         for index in self._indexes(start, stop):

@@ -1080,5 +1080,8 @@ def test_the_page_map_is_a_set(runs: list[tuple[int, int]], data: st.DataObject)
     missing = next((page for page in range(start, stop) if page not in marked), stop)
     assert pages.first_unmarked(start, stop) == missing
     assert pages.get(start) == (start in marked)
+    assert pages.take(start, 2) == (start not in marked), "a page is taken once"
+    assert pages.get(start) == (1 if start in marked else 2)
+    assert not pages.take(start, 2)
     assert pages.first_marked(50_000, 1 << 48) == 1 << 48
     assert pages.first_unmarked(50_000, 1 << 48) == 50_000

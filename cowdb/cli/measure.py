@@ -12,7 +12,6 @@ from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
-from cowdb.lookup import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +32,7 @@ def tree_label(name: str | None) -> str:
 
 def fill(page: Page) -> float:
     """The part of a branch or leaf that is in use, 0 to 1."""
-    cells = len(page.offsets)
+    cells = page.cells
     prefix = (len(page.prefix) + 7) // 8 * 8
     front = fmt.HEADER_SIZE + prefix + fmt.SLOT_SIZE * cells
     size = len(page.raw)
@@ -42,12 +41,11 @@ def fill(page: Page) -> float:
 
 def sizes(page: Page) -> list[int]:
     """The length of each value of a leaf; long ones are not read, their reference says it."""
-    payloads = words(page)
-    if max(payloads) <= fmt.LENGTH_MASK:
-        return list(payloads)
+    if page.inline:
+        return list(page.words)
     return [
         word if word <= fmt.LENGTH_MASK else fmt.unpack_reference(page.raw[end : end + fmt.REFERENCE_SIZE]).count
-        for word, end in zip(payloads, page.ends, strict=True)
+        for word, end in zip(page.words, page.ends, strict=True)
     ]
 
 
@@ -91,7 +89,7 @@ class Measure:
         self.leaves += 1
         self.leaf_fill += full
         self.fills[max(0, min(int(full * 10), 9))] += 1  # a forged header may say anything
-        cells = len(page.offsets)
+        cells = page.cells
         lengths = list(map(len, page.suffixes))
         values = sizes(page)
         self.entries += cells

@@ -87,7 +87,7 @@ def _step(step: Step) -> dict[str, Any]:
         "birth": step.ref.birth,
         "checksum": f"{step.ref.checksum:08x}",
         "entries": step.ref.count,
-        "cells": len(page.offsets),
+        "cells": page.cells,
         "cell": step.cell,
         "prefix": page.prefix,
     }

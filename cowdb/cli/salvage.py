@@ -23,7 +23,7 @@ from cowdb.cli.measure import tree_label
 from cowdb.cli.orphans import Orphan, Orphans, entries_of, find_orphans
 from cowdb.cli.stat import every_tree
 from cowdb.errors import CorruptionError
-from cowdb.lookup import cell, words
+from cowdb.lookup import cell
 from cowdb.pagemap import PageMap
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ class Salvage:
             page = visit.page
             if page is None or visit.level:
                 continue
-            inline = max(words(page)) <= fmt.LENGTH_MASK
+            inline = page.inline
             for index, suffix in enumerate(page.suffixes):
                 key = page.prefix + suffix
                 try:

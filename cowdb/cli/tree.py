@@ -99,7 +99,7 @@ class _Drawing:
         except CorruptionError as error:
             self.damaged = True
             return facts | {"damage": error.reason}
-        facts["cells"] = len(page.offsets)
+        facts["cells"] = page.cells
         facts["fill"] = round(fill(page), 4)
         if not bounds.level or depth + 1 >= self._depth:
             return facts

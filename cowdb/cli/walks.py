@@ -92,7 +92,7 @@ class Census:
             self._parent[page] = visit.parent
         self._level[number] = visit.level
         if visit.page is not None:
-            self._cells[number] = len(visit.page.offsets)
+            self._cells[number] = visit.page.cells
             self._fill[number] = fill(visit.page)
         elif visit.kind == fmt.OVERFLOW_KIND and visit.pages:
             self._fill[number] = (fmt.HEADER_SIZE + visit.ref.count) / (visit.pages * self._state.page_size)

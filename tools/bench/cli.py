@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import cowdb
 import harness
 from harness import AT_LEAST, AT_MOST, Figure, Options, Report
 
@@ -66,6 +68,7 @@ def run(options: Options) -> Report:
     many = harness.filled(options.directory, 2 * count, 100)
     small = harness.filled(options.directory, max(count // 1000, 1))
     figures = [*checks("1000-byte values", large, options.runs), *checks("100-byte values", many, options.runs)]
+    figures += checks("100-byte values, keys at random", hashed(options.directory, 2 * count), options.runs)
     figures += [infos(path, options.runs) for path in (large, small)]
     return Report(
         "cli",
@@ -76,6 +79,20 @@ def run(options: Options) -> Report:
         "seconds. Bare: a process that reads the file and computes the checksum of each page, or only imports cowdb.",
         figures,
     )
+
+
+def hashed(directory: Path, records: int) -> Path:
+    """A file with `records` records of 16-byte keys, random but stored in order, and 100-byte values: full pages."""
+    path = directory / f"hashed-{records}.cowdb"
+    harness.say(f"filling {path.name}")
+    rng = random.Random(1)
+    keys = sorted(rng.randbytes(16) for _ in range(records))
+    with cowdb.open(path) as db:
+        for start in range(0, records, 50_000):
+            with db.write(durability="lazy") as txn:
+                txn.update([(key, os.urandom(100)) for key in keys[start : start + 50_000]])
+        db.sync()
+    return path
 
 
 def checks(what: str, path: Path, runs: int) -> list[Figure]:
