@@ -19,6 +19,7 @@ from commands import cow, cow_json, pages_of, sample, spoil
 from handmade import Handmade, simple
 
 import cowdb
+from cowdb import format as fmt
 from cowdb.cli import report, reportfacts, reporthtml, reporttree
 from cowdb.cli.reportholders import MOST, Holders
 from cowdb.cli.reporthtml import BEGINNING
@@ -223,6 +224,22 @@ with cowdb.open(sys.argv[1], create=False) as db, db.read() as snap:
     marked = {page for page, holder in enumerate(column(facts, "held")) if holder == index}
     assert marked == {page for run in held for page in range(run["start"], run["start"] + run["length"])}
     assert sum(holder["pages"] for holder in facts["holders"]) == sum(run["length"] for run in runs)
+
+
+@pytest.mark.parametrize("dead", [0, 5000, 65535])
+def test_a_page_that_claims_more_dead_bytes_than_it_has_is_empty_on_the_map(tmp_path, dead):
+    """Found by fuzz/corrupt: a forged header counted more dead bytes than the page has. Its fill became a number below
+    zero, which fits no byte of the map, and the report ended in a traceback."""
+    file = simple([(b"%03d" % number, bytes(50)) for number in range(60)])
+    leaf = fmt.FIRST_DATA_PAGE
+    file.patch(leaf, fmt.PAGE_HEADER.offset("dead"), dead.to_bytes(2, "little"))
+    path = tmp_path / "forged.cowdb"
+    path.write_bytes(bytes(file.data))
+    result = cow("report", path, tmp_path / "forged.html")
+    assert "Traceback" not in result.err
+    facts = facts_of(tmp_path / "forged.html")
+    assert 0 <= column(facts, "fill")[leaf] <= 200
+    assert (column(facts, "fill")[leaf] == 0) == (dead > 0)
 
 
 def test_holders_beyond_those_told_apart_are_one():

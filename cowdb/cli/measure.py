@@ -31,12 +31,12 @@ def tree_label(name: str | None) -> str:
 
 
 def fill(page: Page) -> float:
-    """The part of a branch or leaf that is in use, 0 to 1."""
+    """The part of a branch or leaf that is in use, 0 to 1, whatever a forged header says of its dead bytes."""
     cells = page.cells
     prefix = (len(page.prefix) + 7) // 8 * 8
     front = fmt.HEADER_SIZE + prefix + fmt.SLOT_SIZE * cells
     size = len(page.raw)
-    return (front + size - page.heap - page.dead) / size
+    return min(max(0.0, (front + size - page.heap - page.dead) / size), 1.0)
 
 
 def sizes(page: Page) -> list[int]:
