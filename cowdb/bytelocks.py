@@ -112,6 +112,9 @@ class ByteLocks:
     """Open-file-description locks on a description of its own. No lock here outlives its process."""
 
     _may_wait = True
+    _set: int = getattr(fcntl, "F_OFD_SETLK", 0)
+    _wait: int = getattr(fcntl, "F_OFD_SETLKW", 0)
+    _get: int = getattr(fcntl, "F_OFD_GETLK", 0)
 
     def __init__(self, path: str, *, writable: bool) -> None:
         """Open `path` once more, for the locks alone: mappings must not share this description.
@@ -196,18 +199,6 @@ class ByteLocks:
         if fd >= 0:
             os.close(fd)
 
-    @property
-    def _set(self) -> int:
-        return fcntl.F_OFD_SETLK
-
-    @property
-    def _wait(self) -> int:
-        return fcntl.F_OFD_SETLKW
-
-    @property
-    def _get(self) -> int:
-        return fcntl.F_OFD_GETLK
-
 
 _all: Final[weakref.WeakSet[ByteLocks]] = weakref.WeakSet()
 
@@ -234,15 +225,6 @@ class RecordLocks(ByteLocks):
     """
 
     _may_wait = False
-
-    @property
-    def _set(self) -> int:
-        return fcntl.F_SETLK
-
-    @property
-    def _wait(self) -> int:
-        return fcntl.F_SETLKW
-
-    @property
-    def _get(self) -> int:
-        return fcntl.F_GETLK
+    _set: int = getattr(fcntl, "F_SETLK", 0)
+    _wait: int = getattr(fcntl, "F_SETLKW", 0)
+    _get: int = getattr(fcntl, "F_GETLK", 0)

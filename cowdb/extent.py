@@ -46,6 +46,7 @@ class Extent:
         self.page_size = 0
         self.max_pages: int | None = None
         self.pages = 0  # of the file
+        self._enough: tuple[int, int] | None = None  # page count and ready pages for which nothing was to do last
         self.backed = 0  # pages from the start of the file that have blocks of the disk
 
     def begin(self, meta: Meta, max_size: int | None) -> None:
@@ -58,6 +59,7 @@ class Extent:
     def look(self) -> None:
         """Another process may have changed the file's length."""
         self.pages = self.storage.size() // self.page_size
+        self._enough = None
 
     # ------------------------------------------------------------ growing
 
@@ -68,6 +70,9 @@ class Extent:
         the pages that it would take to delete, less the `ready_pages` that are free
         already: on a full disk, too, deleting works.
         """
+        if (page_count, ready_pages) == self._enough:
+            return  # the usual case of small commits: as the one before
+        self._enough = None
         spare = spare_pages(page_count) if inserted else 0
         wanted = page_count + max(0, spare - ready_pages)
         if self.max_pages is not None:
@@ -86,6 +91,8 @@ class Extent:
             self.pages = pages
         if spare and wanted > self.backed:
             self._back(wanted, min(wanted + spare, self.pages))
+        if inserted:  # who only deletes asks for less
+            self._enough = page_count, ready_pages
 
     def _back(self, wanted: int, better: int) -> None:
         """Have real blocks behind the first `wanted` pages, or `better` that many at once, so that this is seldom."""
@@ -146,4 +153,5 @@ class Extent:
         except OSError:
             return  # the next cut tries again
         self.pages = pages
+        self._enough = None
         self.backed = min(self.backed, pages)

@@ -310,6 +310,7 @@ class Pager:
         # 2. Update the free list: numbers for the dirty pages, then old runs to the free tree.
         draft.allotted = True  # from here on the free list is the draft's, and is loaded anew if it is not committed
         live = self.live()
+        durable = self.words.durable
         usual = seal_usual(draft, free, live, allocator.room(lazy=lazy)) if allocator.max_pages is None else None
         if usual is not None:
             sealed, main, draft.page_count = usual
@@ -338,7 +339,7 @@ class Pager:
             database_id=draft.meta.database_id,
             optional_features=draft.meta.optional_features,
             transaction=transaction,
-            durable=0,  # not known before step 6
+            durable=durable[0] if durable is not None else 0,  # as known now; step 6 looks again (P4)
             page_count=draft.page_count,
             commit_time=self._clock(),
             main=main,
@@ -405,7 +406,7 @@ class Pager:
                 words.durable = (published.transaction, slot)
                 slot = 1 - slot
             known = transaction
-        meta = newest.meta.with_durable(known)
+        meta = newest.meta if newest.meta.durable == known else newest.meta.with_durable(known)
         raw = encode(meta, slot)
         self.failpoint("write meta")
 
