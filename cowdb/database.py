@@ -381,7 +381,6 @@ class Database(Handle[_Core, Transaction]):
         needs no memory.
         """
         try:
-            self._open.pop(turn, None)
             if self._writing is turn:
                 self._writing = None
             if draft is None:
@@ -393,6 +392,7 @@ class Database(Handle[_Core, Transaction]):
                 if held:
                     pager.gate.leave(held.pop())
             finally:
+                self._open.pop(turn, None)
                 flushing = self._flushing.pop(turn, None)
                 if flushing is not None:
                     flushing[1].release()

@@ -92,6 +92,8 @@ class Draft:
     def catalog(self) -> Writer:
         """The catalog's writer, made when it is first asked for."""
         if self._catalog is None:
+            if self.closed:
+                _ended()
             self._catalog = Writer(self.space, self.meta.catalog, self.changes)
         return self._catalog
 
@@ -99,6 +101,8 @@ class Draft:
     def free(self) -> Writer:
         """The free tree's writer, made when it is first asked for."""
         if self._free is None:
+            if self.closed:
+                _ended()
             self._free = Writer(self.space, self.meta.free, self.changes)
         return self._free
 

@@ -58,8 +58,11 @@ class Extent:
 
     def look(self) -> None:
         """Another process may have changed the file's length."""
-        self.pages = self.storage.size() // self.page_size
-        self._enough = None
+        pages = self.storage.size() // self.page_size
+        if pages != self.pages:
+            self.pages = pages
+            self.backed = min(self.backed, pages)
+            self._enough = None
 
     # ------------------------------------------------------------ growing
 

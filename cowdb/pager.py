@@ -257,6 +257,7 @@ class Pager:
         """Make the state certain if nobody has in this session, or if a writer did not end cleanly (P3)."""
         words = self.words
         if words.durable is not None and not words.busy:
+            self.extent.look()  # who had the turn before may have cut the file without a commit
             self._fresh_turn = False
             return
         published = self.gate.current

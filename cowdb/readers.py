@@ -81,7 +81,8 @@ class Gate:
         """The newest published snapshot."""
         if self._current.word != self._sharing.published:
             with self._lock:
-                self._current = self._newest(self._current)
+                before = self._current  # it goes when we are out: its end may unmap the file
+                self._current = self._newest(before)
             if self._left:
                 self._settle()
         return self._current

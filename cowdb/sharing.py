@@ -380,8 +380,9 @@ class FileSharing:
                 while True:
                     for block in range(words.blocks()):
                         if block not in self._blocks and self._locks.try_lock(FIRST_BLOCK + block):
-                            self._blocks.add(block)
-                            self._free_pins += words.own(block, os.getpid(), int(time.time()))
+                            pins = words.own(block, os.getpid(), int(time.time()))
+                            self._blocks.add(block)  # only now: see `others`
+                            self._free_pins += pins
                             return
                     words.add_blocks()
             finally:
@@ -390,7 +391,8 @@ class FileSharing:
     def others(self) -> list[Pin]:
         """See `Sharing`. A system call for each block with pins, to ask whether its owner lives."""
         words = self.words
-        if words is None or words.used <= len(self._blocks):
+        own = len(self._blocks)  # first: another thread may just be claiming one more, which counts as used before
+        if words is None or words.used <= own:
             return []  # nobody has blocks but we
         found: list[Pin] = []
         for block, pins in words.pins(self._blocks):

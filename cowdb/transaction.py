@@ -164,6 +164,7 @@ class WriteTransaction(WriteTree):
 
     def trees(self) -> list[str]:
         """The names of the named trees, in the order of their UTF-8. O(trees)."""
+        self.open_space()
         return tree_names(list(scan(self._draft.catalog, KEYS, None, None)))
 
     def drop(self, name: str) -> None:
@@ -224,6 +225,7 @@ class WriteTransaction(WriteTree):
         for writer in self._draft.writers():
             writer.space = FORKED
             writer.page = None  # nor may what is dirty be looked at
+        self._draft.space = FORKED  # for trees that are asked for later
         # A page that is dirty lies in memory, where a change would look at no file: so let each ask first.
         self._draft.changes.budget = -1
         self._draft.changes.spill = refuse

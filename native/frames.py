@@ -122,7 +122,7 @@ class Frames:
     @cython.exceptval(check=False)
     def start_over(self) -> cython.void:
         """All frames are back."""
-        needed: cython.Py_ssize_t = self.current + 1
+        needed: cython.Py_ssize_t = min(self.current + 1, self.count)  # less if the last block could not be had
         index: cython.Py_ssize_t
         self.shrink(self.count - (self.count - needed + 3) // 4)
         for index in range(needed):

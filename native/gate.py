@@ -145,7 +145,11 @@ class GateState:
 
     def enter(self, guest) -> None:
         """Let `guest` be one until `exit`; `ClosedError` if the gate is shut."""
-        if self._shut or not self.come_in():
+        if not self.come_in():
+            PlainGate.enter(self, guest)
+            return
+        if self._shut:
+            self.go_out()
             PlainGate.enter(self, guest)
             return
         try:
@@ -183,8 +187,10 @@ class GateState:
         fence()
         store_release(words + PUBLISHED, snapshot.word)
         fence()
+        before: Snapshot = self._current  # its end may unmap the file, which lets other threads in: not while inside
         self._current = snapshot
         self.go_out()
+        del before
         if self._left:
             self._settle()
 

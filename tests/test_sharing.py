@@ -5,6 +5,7 @@ Most tests run with both kinds of locks: those of open file descriptions, and th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -19,7 +20,7 @@ from test_lockfile import state
 from cowdb import sharing as sharing_module
 from cowdb.bytelocks import NEXT, TIMED, ByteLocks, RecordLocks
 from cowdb.errors import Error, LockTimeoutError
-from cowdb.lockfile import PINS_PER_BLOCK
+from cowdb.lockfile import PINS_PER_BLOCK, LockFile
 from cowdb.meta import encode
 from cowdb.sharing import FileSharing, LocalSharing, lock_file_path
 
@@ -585,3 +586,29 @@ def test_a_file_that_nobody_else_can_see_has_the_same_words():
     alone.leave(lambda: settled.append(1))
     assert settled == [1]
     alone.abandon()
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("how", ["interrupted", "a thread in the middle"])
+def test_pins_of_others_are_seen_while_a_block_is_claimed(enter, child, monkeypatch, how):
+    """The story: who had a block of words in his list before the words counted it took himself for the only one who has
+    blocks. He saw no pins of others, and wrote over pages that they were reading."""
+    child("other = enter(); pin = other.pin(5, 9)")
+    sharing = enter()
+    real = LockFile.own
+    seen = []
+
+    def own(self, *arguments):
+        if how == "interrupted":
+            raise KeyboardInterrupt
+        seen.append([pin.transaction for pin in sharing.others()])
+        return real(self, *arguments)
+
+    monkeypatch.setattr(LockFile, "own", own)
+    with contextlib.suppress(KeyboardInterrupt):
+        sharing.pin(6, 9)
+    monkeypatch.setattr(LockFile, "own", real)
+    seen.append([pin.transaction for pin in sharing.others()])
+    assert seen == [[5]] * len(seen)
+    assert sharing.pin(6, 9)
+    assert [pin.transaction for pin in sharing.others()] == [5]

@@ -368,3 +368,21 @@ def test_a_transaction_leaves_nothing_to_the_garbage_collector(tmp_path, durabil
             assert gc.collect() == 0
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("end", ["commit", "abort", "close"])
+def test_the_names_of_trees_are_not_told_after_the_end(tmp_path, end):
+    """The story: a write transaction that had ended still listed its trees, out of a state that nobody kept for it."""
+    with cowdb.open(tmp_path / "db") as db:
+        with db.write() as txn:
+            txn.tree("a", create=True)
+        txn = db.write()
+        assert txn.trees() == ["a"]
+        if end == "close":
+            db.close()
+        else:
+            getattr(txn, end)()
+        with pytest.raises(cowdb.ClosedError):
+            txn.trees()
+        with pytest.raises(cowdb.ClosedError):
+            txn.tree("a")
