@@ -294,8 +294,7 @@ class Pager:
         changes = draft.changes
         if changes.torn:
             raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
-        writers = draft.writers()
-        if not any(writer.changed for writer in writers):
+        if not any(writer.changed for writer in draft.writers()):
             return
         allocator = self.allocator
         free = allocator.free
@@ -319,7 +318,7 @@ class Pager:
         else:
             free.settle(live)
             allocator.release(draft, live)
-            numbers, runs = allocator.allot(draft, writers, live)
+            numbers, runs = allocator.allot(draft, draft.writers(), live)  # step 1 may have brought the catalog in
             allocator.save(draft, live, lazy=lazy)
             if draft.free_changed():
                 more, _ = allocator.allot(draft, [draft.free], live, fetch=False)
