@@ -51,7 +51,7 @@ from cowdb.space import BIRTH_MASK
 from cowdb.stats import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cowdb.kernel import Writer
     from cowdb.locks import Turn
@@ -308,6 +308,7 @@ class Pager:
             draft.catalog.put(name_key(name, draft.catalog.key_limit), bytes(fmt.DESCRIPTOR_SIZE))
 
         # 2. Update the free list: numbers for the dirty pages, then old runs to the free tree.
+        # 3. Seal: number, birth and checksum into every dirty page, children before parents.
         draft.allotted = True  # from here on the free list is the draft's, and is loaded anew if it is not committed
         live = self.live()
         durable = self.words.durable
@@ -316,24 +317,7 @@ class Pager:
             sealed, main, draft.page_count = usual
             catalog, free_tree = draft.meta.catalog, draft.meta.free
         else:
-            free.settle(live)
-            allocator.release(draft, live)
-            numbers, runs = allocator.allot(draft, draft.writers(), live)  # step 1 may have brought the catalog in
-            allocator.save(draft, live, lazy=lazy)
-            if draft.free_changed():
-                more, _ = allocator.allot(draft, [draft.free], live, fetch=False)
-                numbers = itertools.chain(numbers, more)
-            allocator.keep_spare(draft)
-            draft.page_count = free.take_tail(draft.page_count)
-
-            # 3. Seal: number, birth and checksum into every dirty page, children before parents.
-            sealed = []
-            emit = sealed.append
-            place = _placer(runs)
-            main = draft.main.seal(numbers, place, emit)
-            for name in changed:
-                _set_descriptor(draft.catalog, name, draft.named[name].seal(numbers, place, emit))
-            catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, emit))
+            sealed, main, catalog, free_tree = self._number_and_seal(draft, changed, live, lazy=lazy)
         meta = Meta(
             page_size=self.page_size,
             database_id=draft.meta.database_id,
@@ -371,6 +355,38 @@ class Pager:
 
         # From here on the next writer of this process builds on this state, while it becomes durable (group commit).
         self._wait_until_durable(draft, member, hand_on)
+
+    def _number_and_seal(
+        self, draft: Draft, changed: Iterable[str], live: list[int], *, lazy: bool
+    ) -> tuple[list[tuple[int, list[Any]]], fmt.Descriptor, fmt.Descriptor, fmt.Descriptor]:
+        """Steps 2 and 3, one by one: the sealed pages, and the main, catalog and free trees.
+
+        `changed` has the names of the named trees that were.
+        """
+        allocator = self.allocator
+        free = allocator.free
+        assert free is not None
+
+        # 2.
+        free.settle(live)
+        allocator.release(draft, live)
+        numbers, runs = allocator.allot(draft, draft.writers(), live)  # step 1 may have brought the catalog in
+        allocator.save(draft, live, lazy=lazy)
+        if draft.free_changed():
+            more, _ = allocator.allot(draft, [draft.free], live, fetch=False)
+            numbers = itertools.chain(numbers, more)
+        allocator.keep_spare(draft)
+        draft.page_count = free.take_tail(draft.page_count)
+
+        # 3.
+        sealed: list[tuple[int, list[Any]]] = []
+        emit = sealed.append
+        place = _placer(runs)
+        main = draft.main.seal(numbers, place, emit)
+        for name in changed:
+            _set_descriptor(draft.catalog, name, draft.named[name].seal(numbers, place, emit))
+        catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, emit))
+        return sealed, main, catalog, free_tree
 
     def _publish(self, group: list[Member], *, lazy: bool) -> None:
         """Steps 6 to 8, for the newest of `group`, whose members build on each other.

@@ -198,38 +198,26 @@ class FreeList:
     def take(self, pages: cython.longlong) -> list:
         """Up to `pages` ready pages from the lowest addresses, as runs. O(runs taken · log n)."""
         taken: list = []
-        runs: Runs = self._sorted
-        fresh: Runs = self._fresh
+        if self._sorted.count:
+            self.sort_in()
+        # Else the usual case of small commits: what the one before freed is all that is ready.
+        runs: Runs = self._sorted if self._sorted.count else self._fresh
+        sort_runs(self._fresh.at, self._fresh.count)
+        run: cython.pointer[Run]
         part: cython.longlong
         done: cython.Py_ssize_t = 0
-        if runs.count:
-            self.sort_in()
-            runs = self._sorted
-            while done < runs.count and pages > 0:
-                part = min(cython.cast(cython.longlong, runs.at[done].length), pages)
-                taken.append((runs.at[done].start, part))
-                pages -= part
-                self.ready_pages -= part
-                if part < cython.cast(cython.longlong, runs.at[done].length):
-                    runs.at[done].start += part
-                    runs.at[done].length -= part
-                    break
-                done += 1
-            runs.drop(done)
-            return taken
-        # The usual case of small commits: what the one before freed is all that is ready.
-        sort_runs(fresh.at, fresh.count)
-        while done < fresh.count and pages > 0:
-            part = min(cython.cast(cython.longlong, fresh.at[done].length), pages)
-            taken.append((fresh.at[done].start, part))
+        while done < runs.count and pages > 0:
+            run = runs.at + done
+            part = min(cython.cast(cython.longlong, run.length), pages)
+            taken.append((run.start, part))
             pages -= part
             self.ready_pages -= part
-            if part < cython.cast(cython.longlong, fresh.at[done].length):
-                fresh.at[done].start += part
-                fresh.at[done].length -= part
+            if part < cython.cast(cython.longlong, run.length):
+                run.start += part
+                run.length -= part
                 break
             done += 1
-        fresh.drop(done)
+        runs.drop(done)
         return taken
 
     def take_run(self, pages: cython.longlong):
