@@ -243,6 +243,35 @@ def test_a_view_of_a_snapshot_whose_file_another_process_has_cut(path):
     checked(path)
 
 
+def test_a_file_that_another_process_has_cut_without_a_commit_is_measured_anew(path):
+    """The story: an abort cut the file, and no transaction told of it. The next writer thought the file as long as before,
+    and mapped more than there was."""
+    with cowdb.open(path, page_size=4096) as db, Child(path=path) as other:
+        with db.write() as txn:
+            txn.update({b"%04d" % number: b"x" * 1500 for number in range(3000)})
+        other(OPEN)
+        with db.write() as txn:
+            txn.clear()
+        other("snap = db.read()")  # it sees next to nothing, and may look at every page of the file
+        for number in range(6):
+            db[b"n"] = b"%d" % number
+        extent = db._core.pager.extent
+        believed = extent.pages
+        other("snap.close()")
+        with Child(path=path) as third:
+            third(OPEN)
+            third("db.write().abort()")
+            third("db.close()")
+        real = os.path.getsize(path) // 4096
+        assert real < believed == extent.pages, "nobody has told us"
+        with db.write() as txn:
+            assert extent.pages == real
+            assert extent.backed <= real
+            txn.update({b"%04d" % number: b"y" * 1500 for number in range(2900)})
+        assert extent.pages == os.path.getsize(path) // 4096
+    checked(path)
+
+
 @pytest.mark.guarantee
 def test_the_file_grows_and_shrinks_under_the_readers_of_another_process(path):
     with cowdb.open(path, page_size=4096) as db, Child(path=path) as other:
