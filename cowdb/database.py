@@ -21,7 +21,6 @@ import functools
 import logging
 import os
 import secrets
-import stat
 import threading
 import time
 import weakref
@@ -29,24 +28,20 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from cowdb import format as fmt
-from cowdb import meta as meta_page
 from cowdb.backup import copy_compact, copy_whole
 from cowdb.check import Finding, check
 from cowdb.errors import (
     ClosedError,
     Error,
     ForkedError,
-    NotADatabaseError,
     PoisonedError,
     ReadOnlyError,
 )
 from cowdb.kernel import Handle
 from cowdb.locks import Turn
-from cowdb.meta import Meta
+from cowdb.opening import absolute, alone, check_options, empty_image, enter, open_storage
 from cowdb.pager import Pager
-from cowdb.recovery import believe
-from cowdb.sharing import FileSharing, LocalSharing
-from cowdb.storage import Disk, FileDisk, Storage, create_file
+from cowdb.storage import Disk, FileDisk, Storage
 from cowdb.transaction import DURABILITIES, Transaction, WriteTransaction
 
 if TYPE_CHECKING:
@@ -58,9 +53,6 @@ if TYPE_CHECKING:
     from cowdb.stats import Stats
 
 __all__ = ["Database", "open", "open_on"]
-
-LEAST_PAGES: Final = 16
-"""Pages of the smallest `max_size`."""
 
 _log: Final = logging.getLogger("cowdb")
 _registry_lock: Final = threading.RLock()
@@ -524,7 +516,7 @@ class Database(Handle[_Core, Transaction]):
         gate = core.pager.gate
         snapshot = gate.begin()
         try:
-            target = _absolute(path)
+            target = absolute(path)
             if compact:
                 copy_compact(snapshot, target, progress)
             else:
@@ -683,10 +675,10 @@ def open_on(
     is written repeatable; `tuning` sets the pager's `memory_budget` and
     `two_flush_limit` in bytes.
     """
-    _check_options(page_size, max_size, mode, lock_timeout)
+    check_options(page_size, max_size, mode, lock_timeout)
     _is_lazy(durability)
     real = isinstance(disk, FileDisk)
-    target = _absolute(path) if real else os.fspath(path)
+    target = absolute(path) if real else os.fspath(path)
     options: dict[str, Any] = {
         "read_only": read_only,
         "create": create,
@@ -722,13 +714,13 @@ def _open_inside(
     handle = object()
     storage = core = sharing = None
     try:
-        storage = _open_storage(
+        storage = open_storage(
             disk,
             target,
             read_only=read_only,
             create=options["create"],
             mode=options["mode"],
-            image=lambda: _empty_image(options["page_size"], database_id or secrets.token_bytes(16), clock()),
+            image=lambda: empty_image(options["page_size"], database_id or secrets.token_bytes(16), clock()),
         )
         key = storage.identity() if real else (id(disk), *storage.identity())
         core = _cores.get(key)
@@ -748,7 +740,7 @@ def _open_inside(
                 )
         else:
             timeout = options["lock_timeout"]
-            sharing = _enter(storage, target, read_only=read_only, timeout=timeout) if real else _alone(storage)
+            sharing = enter(storage, target, read_only=read_only, timeout=timeout) if real else alone(storage)
             if real and not storage.is_current():
                 raise Error(f"{target!r} was replaced while it was being opened; open it again")
             pager = Pager(
@@ -775,90 +767,7 @@ def _open_inside(
         raise
 
 
-def _enter(storage: Storage, path: str, *, read_only: bool, timeout: float | None) -> FileSharing:
-    """Come in to a real file, beside whoever has it open."""
-    mode = stat.S_IMODE(os.stat(path).st_mode) & 0o666
-    return FileSharing(path, read_only=read_only, mode=mode, timeout=timeout, make=lambda: believe(storage).meta)
-
-
-def _alone(storage: Storage) -> LocalSharing:
-    """The words of a file that only this process can see."""
-    sharing = LocalSharing()
-    sharing.publish(believe(storage).meta, b"")
-    return sharing
-
-
-def _check_options(page_size: Any, max_size: Any, mode: Any, lock_timeout: Any) -> None:
-    """Say at once what is wrong with an argument, not in the first commit that uses it."""
-    for name, value in (("page_size", page_size), ("max_size", max_size), ("mode", mode)):
-        if not isinstance(value, int) and (value is not None or name != "max_size"):
-            raise TypeError(f"{name} is an int, not {type(value).__name__}")
-    if lock_timeout is not None and not isinstance(lock_timeout, (int, float)):
-        raise TypeError(f"lock_timeout is a number of seconds or None, not {type(lock_timeout).__name__}")
-    if page_size not in fmt.PAGE_SIZES:
-        raise ValueError(f"page_size is one of {', '.join(map(str, fmt.PAGE_SIZES))}, not {page_size!r}")
-    least = LEAST_PAGES * page_size
-    if max_size is not None and max_size < least:
-        raise ValueError(f"max_size is at least {LEAST_PAGES} pages ({least} bytes), not {max_size}")
-
-
 def _is_lazy(durability: object) -> bool:
     if durability not in DURABILITIES:
         raise ValueError(f"durability is one of {', '.join(map(repr, DURABILITIES))}, not {durability!r}")
     return durability == "lazy"
-
-
-def _absolute(path: str | os.PathLike[str]) -> str:
-    name = os.fspath(path)
-    if not isinstance(name, str):
-        raise TypeError(f"a path is a str or a PathLike of str, not {type(name).__name__}")
-    return os.path.abspath(name)
-
-
-def _open_storage(
-    disk: Disk, path: str, *, read_only: bool, create: bool, mode: int, image: Callable[[], bytes]
-) -> Storage:
-    """The data file, made first if need be."""
-    try:
-        return disk.open(path, read_only=read_only)
-    except FileNotFoundError:
-        if read_only or not create:
-            raise FileNotFoundError(
-                errno.ENOENT, "there is no such database; leave create and read_only alone to make one", path
-            ) from None
-    except IsADirectoryError:
-        raise NotADatabaseError(path, "it is a directory; name a file inside it") from None
-    except PermissionError as error:
-        if not read_only and _readable(path):
-            raise ReadOnlyError(
-                error.errno, f"{path!r} may be read but not written: open it with read_only=True"
-            ) from None
-        raise
-    # A link that leads to no file yet stays a link: the file is made where it leads.
-    target = os.path.realpath(path) if isinstance(disk, FileDisk) and os.path.islink(path) else path
-    create_file(disk, target, image(), mode)
-    return disk.open(path, read_only=False)
-
-
-def _readable(path: str) -> bool:
-    try:
-        return os.access(path, os.R_OK) and stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
-
-
-def _empty_image(page_size: int, database_id: bytes, now: int) -> bytes:
-    """A new database: two meta pages of one empty, durable state."""
-    meta = Meta(
-        page_size=page_size,
-        database_id=database_id,
-        transaction=1,
-        durable=1,
-        page_count=fmt.META_PAGES,
-        commit_time=now,
-        main=fmt.EMPTY_TREE,
-        catalog=fmt.EMPTY_TREE,
-        free=fmt.EMPTY_TREE,
-        carried=(),
-    )
-    return meta_page.encode(meta, 0) + meta_page.encode(meta, 1)

@@ -24,6 +24,7 @@ import cowdb
 from cowdb import backup
 from cowdb import database as database_module
 from cowdb.database import Database, open_on
+from cowdb.opening import empty_image
 from cowdb.testing import CrashDisk
 from fuzz.crash_disk import PAGE, LazyDisk, LazyFile, Situation, replaced
 
@@ -55,7 +56,7 @@ def opened(disk: Any, **options: Any) -> Database:
 
 def empty() -> Situation:
     """A new database, durable."""
-    image = database_module._empty_image(PAGE, bytes(range(16)), clock())
+    image = empty_image(PAGE, bytes(range(16)), clock())
     return Situation((2,), {0: (image[:PAGE],), 1: (image[PAGE:],)})
 
 

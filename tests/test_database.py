@@ -22,6 +22,7 @@ import pytest
 import cowdb
 from cowdb import database as database_module
 from cowdb import format as fmt
+from cowdb import opening
 from cowdb.checksum import crc32c
 from cowdb.database import open_on
 from cowdb.locks import Turn
@@ -468,16 +469,16 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_not_used(tmp_path, monkey
     path = tmp_path / "db"
     cowdb.open(path).close()
     cowdb.open(tmp_path / "other").close()
-    real = database_module.FileSharing
+    real = opening.FileSharing
 
     def replaced(*arguments, **options):
         os.replace(tmp_path / "other", path)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(database_module, "FileSharing", replaced)
+    monkeypatch.setattr(opening, "FileSharing", replaced)
     with pytest.raises(cowdb.Error, match="replaced"):
         cowdb.open(path)
-    monkeypatch.setattr(database_module, "FileSharing", real)
+    monkeypatch.setattr(opening, "FileSharing", real)
     cowdb.open(path).close()
 
 
