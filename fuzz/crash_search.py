@@ -74,12 +74,14 @@ class Trouble:
 
 @dataclass(slots=True)
 class _Run:
-    """A leaf: the looks below the last node, what was found; the trace, if somebody may go deeper."""
+    """A leaf: the looks below the last node, what was found; what was written, as long as somebody may go deeper.
+
+    That is kept no longer: it is thousands of times the rest, and most runs are the deepest ones.
+    """
 
     rest: tuple[tuple[int, int], ...]
     verdict: Verdict
-    trace: tuple[Step, ...]
-    history: History
+    written: tuple[tuple[Step, ...], History] | None
     met: tuple[tuple[int, int], ...]
     deeper: bool = False  # a second crash has been tried everywhere in it
 
@@ -112,6 +114,7 @@ class Search:
         self.expired = expired
         self.seed = seed
         self._root: _Node | _Run | None = None
+        self._models: dict[int, Model] = {}  # what was found, each once
         self._kept = 0
         self._seen: set[Hashable] = set()
         self.most_runs = most_runs
@@ -176,6 +179,7 @@ class Search:
         """
         if self._kept > KEPT_RUNS:
             self._root = None
+            self._models.clear()
             self._kept = 0
         outer, self._left = self._left, self.most_runs if depth == 0 else self.most_runs // 4
         try:
@@ -185,7 +189,7 @@ class Search:
 
     def _explore(self, situation: Situation, allowed: list[Model], mode: Mode, depth: int) -> Trouble | None:
         if self._root is None:
-            self._root = self._run(situation, {}, ())
+            self._root = self._run(situation, {}, deeper=depth + 1 < mode.deep)
         root = self._root
         if isinstance(root, _Run):
             self._root = root = _split(root)
@@ -240,30 +244,44 @@ class Search:
                 if self._left <= 0:
                     break
                 self._left -= 1
-                after = node.after[seen] = self._run(situation, forced, tuple(forced))
+                after = node.after[seen] = self._run(situation, forced, deeper=depth + 1 < mode.deep)
             while isinstance(after, _Run) and after.rest and not _agrees(after.rest, situation):
                 after = node.after[seen] = _split(after)
             trouble = (
                 self._walk(after, situation, forced, allowed, mode, depth)
                 if isinstance(after, _Node)
-                else self._judge(after, situation, allowed, mode, depth)
+                else self._judge(after, situation, forced, allowed, mode, depth)
             )
             if trouble is not None:
                 return trouble
         del forced[page]
         return None
 
-    def _run(self, situation: Situation, forced: dict[int, bytes | int], path: tuple[int, ...]) -> _Run:
+    def _run(self, situation: Situation, forced: dict[int, bytes | int], *, deeper: bool) -> _Run:
+        """Run the oracle, which looks at the pages of `forced` first. What it wrote is kept for who goes `deeper`."""
+        path = tuple(forced)
         file = LazyFile(situation, dict(forced))
         verdict, history = survive(file)
         self.counts.runs += 1
         self._kept += 1
+        if verdict.found is not None:  # thousands of runs find the same few
+            known = self._models.setdefault(id_of(verdict.found), verdict.found)
+            if known == verdict.found:
+                verdict = Verdict(known, verdict.problem)
         met = tuple(file.met)
         if tuple(page for page, _ in met[: len(path)]) != path:
             raise AssertionError(f"the engine looked at {met[: len(path)]} where it had looked at {path} before")
-        return _Run(met[len(path) :], verdict, tuple(file.trace), history, met)
+        return _Run(met[len(path) :], verdict, (tuple(file.trace), history) if deeper else None, met)
 
-    def _judge(self, run: _Run, situation: Situation, allowed: list[Model], mode: Mode, depth: int) -> Trouble | None:
+    def _judge(
+        self,
+        run: _Run,
+        situation: Situation,
+        forced: dict[int, bytes | int],
+        allowed: list[Model],
+        mode: Mode,
+        depth: int,
+    ) -> Trouble | None:
         verdict = run.verdict
         problem = verdict.problem
         if verdict.found not in allowed and problem is None:
@@ -272,12 +290,16 @@ class Search:
             return Trouble(((0, choice_of(situation, run.met)),), problem)
         if depth + 1 < mode.deep and not run.deeper:
             run.deeper = True
+            if run.written is None:  # it was met as the deepest one first
+                run.written = self._run(situation, forced, deeper=True).written
+                assert run.written is not None
+            (trace, history), run.written = run.written, None
             before = self.counts.runs
             # Up to the end of the first commit after the recovery; what comes later is as after any commit.
-            last = next(at for at, number in run.history.promised if number)
+            last = next(at for at, number in history.promised if number)
             only = Situation((run.met[0][1],), situation.pages)
             trouble = self.cut_everywhere(
-                only, run.trace, _certain(run.history), mode, first=1, met=run.met, last=last, depth=depth + 1
+                only, trace, _certain(history), mode, first=1, met=run.met, last=last, depth=depth + 1
             )
             self.counts.second += self.counts.runs - before
             if trouble is not None:

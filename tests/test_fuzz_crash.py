@@ -13,11 +13,11 @@ import pytest
 
 from cowdb.testing import CrashDisk, MemoryDisk
 from fuzz import crash, prove
-from fuzz.crash import Case, problem_of, sequences, shrunk
+from fuzz.crash import Case, attempt, problem_of, sequences, shrunk
 from fuzz.crash_disk import PAGE, PLAIN, SIZE, LazyFile, LazyStorage, Situation, installed
 from fuzz.crash_model import Doubt
 from fuzz.crash_run import ALPHABET, PATH, TUNINGS, content, empty, opened, run_words, survive, vanish
-from fuzz.crash_search import STRATEGIES, Mode, Search
+from fuzz.crash_search import STRATEGIES, Mode, Search, _Run, id_of
 from fuzz.harness import Options, Quiet, Result, spread
 from fuzz.prove_bugs import BUGS
 
@@ -162,6 +162,27 @@ def each_state_by_itself():
                 assert search.counts.runs == runs, "a state was not covered"
                 compared += 1
     assert compared > 100
+
+
+def test_what_a_run_wrote_is_kept_no_longer_than_somebody_may_go_deeper():
+    """The story: a worker of fourteen minutes had grown to 12 GB, and the system killed it. Each run kept the pages that it
+    had written, for a second crash, also those that were the second crash; and each kept what it had found."""
+    in_child(nothing_is_kept)
+
+
+def nothing_is_kept():
+    search = Search()
+    assert attempt(Case(("put", "large"), "plain", Mode(deep=2), 0), search) is None
+    runs = []
+    nodes = [search._root]
+    while nodes:
+        for after in nodes.pop().after.values():
+            (runs if isinstance(after, _Run) else nodes).append(after)
+    assert len(runs) > 10
+    assert {run.deeper for run in runs} == {True, False}
+    assert [run for run in runs if run.written is not None] == []
+    found = [run.verdict.found for run in runs if run.verdict.found is not None]
+    assert len({id(model) for model in found}) == len({id_of(model) for model in found}) < len(found)
 
 
 def test_the_oracle_refuses_what_is_not_allowed():
