@@ -282,8 +282,8 @@ def sound_alike(raw: bytes, bounds: Bounds, cells: int) -> bool:
 
     # Keys rise: their heads do, or they themselves.
     if not _rise(heads.unpack(slots)):
-        starts = [place + lead for place in places.unpack(slots)]
-        if not _rise([raw[start : start + length] for start in starts]):
+        key_at = dict(zip(range(heap, size, step), _keys(cells, length, value).unpack_from(raw, heap), strict=True))
+        if not _rise([key_at[place] for place in places.unpack(slots)]):
             return False
     prefix = raw[fmt.HEADER_SIZE : prefix_end]
     start = (slots[2] | slots[3] << 8) + lead
@@ -309,6 +309,12 @@ def _headless(heap: int, step: int, cells: int, length: int) -> bytes:
 def _slots(cells: int) -> tuple[Struct, Struct, Struct]:
     """Takes slots apart: whole ones as numbers, only the heads, only the places."""
     return Struct(f"<{cells}Q"), Struct("<" + "4xI" * cells), Struct("<" + "2xH4x" * cells)
+
+
+@lru_cache(256)
+def _keys(cells: int, length: int, value: int) -> Struct:
+    """Takes the keys out of cells of one shape."""
+    return Struct(f"{fmt.CELL_HEAD_SIZE}x{length}s{value}x" * cells)
 
 
 def _check_order(page: Page, bounds: Bounds, complain: Complain) -> None:
