@@ -60,11 +60,17 @@ class Bench:
 
     def patch(self, offset: int, raw: bytes) -> None:
         """Put bytes into the file; what would lie beyond its end is left out."""
-        raw = raw[: max(0, self._size - offset)]
-        if raw:
-            self._touched.append((offset, len(raw)))
+        length = len(raw)
+        if offset + length > self._size:
+            raw = raw[: max(0, self._size - offset)]
+            length = len(raw)
+        if length:
+            self._touched.append((offset, length))
             for area in self._areas:
-                _put(area, offset, raw)
+                if offset + length <= len(area):
+                    area[offset : offset + length] = raw
+                else:
+                    _put(area, offset, raw)
 
     def cut(self, size: int) -> None:
         """The file ends here."""

@@ -93,7 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
-    """The parser; only the command `wanted` knows its arguments then, None: all do."""
+    """The parser; only the command `wanted` knows its arguments then, None: all do.
+
+    If there is such a command, the others are left out: a parser each would take
+    longer than many a command itself.
+    """
     parser = _Parser(
         prog="cowdb",
         description="See inside, check, move, repair and measure cowdb databases.",
@@ -107,10 +111,11 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     )
     groups = parser.epilog or ""
     parser.epilog = f"{registry.overview()}\n\n{groups}"
+    known = any(command.name == wanted for command in registry.COMMANDS)
     for command in registry.COMMANDS:
         if wanted is None or wanted == command.name:
             _add(commands, command)
-        else:
+        elif not known:
             commands.add_parser(command.name, add_help=False)
     helper = commands.add_parser("help", help="the help of a command", add_help=False)
     helper.add_argument("topic", nargs="?", metavar="COMMAND")

@@ -45,15 +45,28 @@ def _text(data: bytes) -> str:
         text = data.decode(errors="surrogateescape")
     if text.isprintable() and "\\" not in text:
         return text
-    return "".join([_character(char) for char in text])
+    return text.translate(_shown_characters)
 
 
-def _character(char: str) -> str:
-    if char == "\\":
-        return "\\\\"
-    if char.isprintable():
-        return char
-    return _escaped(char)
+class _Shown(dict[int, str]):
+    """How each character is shown, by its number, for `str.translate`; found out when one comes up."""
+
+    _MOST = 4096
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        if char == "\\":
+            text = "\\\\"
+        elif char.isprintable():
+            text = char
+        else:
+            text = _escaped(char)
+        if len(self) < self._MOST:
+            self[code] = text
+        return text
+
+
+_shown_characters: Final = _Shown()
 
 
 def _escaped(char: str) -> str:
