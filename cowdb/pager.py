@@ -30,7 +30,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import threading
 import time
 from collections import deque
 from operator import itemgetter
@@ -42,8 +41,9 @@ from cowdb.catalog import name_key
 from cowdb.draft import Draft, Member
 from cowdb.errors import ClosedError, CorruptionError, Error, LockTimeoutError, PoisonedError, ReadOnlyError
 from cowdb.extent import LEAST_GROWTH, Extent
+from cowdb.group import Group
 from cowdb.kernel import Gate, Path, Reader, encode, seal_usual
-from cowdb.locks import WriterLock, me
+from cowdb.locks import WriterLock
 from cowdb.meta import Meta
 from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
 from cowdb.recovery import reassert, take_over
@@ -101,11 +101,7 @@ class Pager:
         self.closed = False  # ... and nothing of it is open any more
         self._has_turn = False  # this process may write (it holds the lock between processes)
         self._fresh_turn = False  # ... and has not looked yet how the one before it left the file
-        self._group = threading.Lock()  # guards the four below
-        self._pending: list[Member] = []  # sealed, not durable yet
-        self._in_flight: list[Member] = []  # being flushed
-        self._leader: object = None  # the thread that does, and will say how it went; else who comes next finds out
-        self._asleep: deque[threading.Lock] = deque()  # threads that wait for that, each for a lock of its own
+        self.group = Group(self.gate, self.poison)
         self._durable_pages = meta.page_count
         self._unsynced = 0
         self._page_writes = 0  # how often pages were written
@@ -135,10 +131,7 @@ class Pager:
         that order, so that it is found however it moves on meanwhile; and D only
         becomes one of these.
         """
-        live: set[int] = set()
-        with self._group:
-            if self._in_flight or self._pending:
-                live.update([member.meta.transaction for member in self._in_flight + self._pending])
+        live = set(self.group.transactions())
         live.update(self.gate.transactions())
         live.update([pin.transaction for pin in self.words.others()])
         durable = self.words.durable
@@ -156,8 +149,7 @@ class Pager:
         returns, `unlock` of the same `turn` is what undoes it.
         """
         begun = 0.0 if timeout is None else time.monotonic()
-        if self._in_flight and self._not_led():
-            self._tidy()
+        self.group.clear_up()
         try:
             self.writer_lock.acquire(timeout, turn)
         except BaseException:
@@ -168,7 +160,7 @@ class Pager:
             if self._closed:
                 raise ClosedError("the database was closed while this thread waited to write")
             if self._has_turn and self.words.contended():
-                self._drain()
+                self.group.drain(self._publish)
                 self._give_turn()
             if not self._has_turn:
                 self.words.lock_writer(None if timeout is None else max(0.0, timeout - (time.monotonic() - begun)))
@@ -188,7 +180,7 @@ class Pager:
         """
         lock = self.writer_lock
         try:
-            if lock.holds(turn) and self._has_turn and not self._pending and not self._in_flight:
+            if lock.holds(turn) and self._has_turn and not self.group.pending and not self.group.in_flight:
                 try:
                     if not self.storage.read_only and self.poison.reason is None and self.words.durable is not None:
                         self._cut_file()
@@ -217,9 +209,7 @@ class Pager:
         self.poison.refuse()
         if self._fresh_turn:
             self._recover()
-        with self._group:
-            tip = self._pending or self._in_flight
-            newest: Member | Snapshot | None = tip[-1] if tip else None  # sealed, and not published yet
+        newest: Member | Snapshot | None = self.group.newest()
         if newest is None:
             newest = self.gate.current
         meta, space = newest.meta, newest.space
@@ -349,7 +339,7 @@ class Pager:
         draft.allotted = False  # only now: interrupted in between, the next draft must not use this one's free list
         member = Member(meta, space, written + draft.written, changes.copied, changes.operations, self._page_writes)
         if lazy:
-            self._drain()
+            self.group.drain(self._publish)
             self._publish([member], lazy=True)
             return
 
@@ -450,9 +440,9 @@ class Pager:
 
         It flushes for the group if nobody does.
         """
+        group = self.group
         try:
-            with self._group:
-                self._pending.append(member)
+            group.add(member)
             draft.close()
             draft.handed_on = True
             try:
@@ -460,131 +450,34 @@ class Pager:
                     hand_on()
             finally:
                 self.writer_lock.release(draft.turn)
-            while not member.done:
-                self._lead_or_wait(member)
+            group.wait_for(member, self._publish)
         except BaseException as error:
             # The others, and the next writer, must not wait for a thread that was interrupted.
             if not isinstance(error, PoisonedError) and self.poison.reason is None:
-                self._drain()
-            elif self._in_flight:
-                self._tidy()
+                group.drain(self._publish)
+            elif group.in_flight:
+                group.tidy()
             raise
         finally:
             self._end_group(draft.turn)
-
-    def _drain(self) -> None:
-        """Have everything that is sealed durable and published, and no flush in flight."""
-        while True:
-            with self._group:
-                if not self._pending and not self._in_flight:
-                    return
-                last = (self._in_flight + self._pending)[-1]
-            self._lead_or_wait(last)
-
-    def quiesce(self) -> None:
-        """Return when no commit is on its way any more. The caller holds the writer lock, so that none begins."""
-        with contextlib.suppress(PoisonedError):
-            self._drain()
-
-    def _lead_or_wait(self, member: Member) -> None:
-        """Flush for all that is sealed now, or wait for the thread that is flushing (P5: one at a time)."""
-        group: list[Member] = []
-        wake = None
-        try:
-            with self._group:
-                if self._in_flight and self._not_led():
-                    self._end_flush()
-                if member.done:
-                    return
-                if self._in_flight:
-                    wake = threading.Lock()
-                    wake.acquire()
-                    self._asleep.append(wake)
-                    if self._leader is None:
-                        return  # the leader may have looked whom to wake before he could see us
-                else:
-                    self._refuse_member()
-                    following: list[Member] = []
-                    # Choosing the newest and counting all of them as live is one step (P6).
-                    group = self._pending
-                    self._leader = me()
-                    self._in_flight = group
-                    self._pending = following
-            if wake is not None:
-                wake.acquire()
-            else:
-                self._publish(group, lazy=False)
-        finally:
-            if group:
-                self._tidy()
-
-    def _tidy(self) -> None:
-        """Let who waits for a flush go on that has come to its end, however it did."""
-        try:
-            if self._not_led():
-                self._leader = None  # first: whatever becomes of the rest of this, somebody will do it
-            with self._group:
-                if self._leader is None:
-                    self._end_flush()
-        finally:
-            self._wake()
-
-    def _not_led(self) -> bool:
-        """Whether what is in flight was left there by a thread that was interrupted: perhaps our own, since it asks."""
-        leader = self._leader
-        return leader is None or leader is me()
-
-    def _end_flush(self) -> None:
-        """Tell the members in flight how it went; the caller has `_group`, and nobody leads them any more.
-
-        An interrupt can have come at any moment, so look at what is so.  This can
-        be interrupted as well, and is done again then.
-        """
-        group = self._in_flight
-        if not group:
-            return
-        waiting = [] if self._pending is group else self._pending
-        published = self.gate.latest.meta.transaction >= group[-1].meta.transaction
-        for member in group:
-            member.done = published
-        if self.poison.reason is not None:
-            waiting = []  # what was built on a state that is not known has failed with it
-        elif not published:
-            waiting = group + waiting  # interrupted before it began
-        self._pending = waiting  # first: who finds neither list filled lets the turn go (`unlock`)
-        self._in_flight = []
-        self._leader = None
-        self._wake()
-
-    def _wake(self) -> None:
-        """Wake all who wait for a flush, to look again. It waits for nothing and needs no memory."""
-        asleep = self._asleep
-        while asleep:
-            try:
-                wake = asleep[0]
-                if wake.locked():
-                    wake.release()
-                asleep.remove(wake)
-            except (IndexError, ValueError, RuntimeError):
-                continue  # another thread has just woken the same one
-
-    def _refuse_member(self) -> None:
-        if self.poison.reason is not None:
-            self._pending = []  # who was sealed since the failure is not on his way any more, and keeps no turn
-            self.poison.refuse_member()
 
     def _end_group(self, turn: Turn) -> None:
         """If nobody of this process writes any more, let the other processes have their turn.
 
         `turn` is one that is over: for this it is used once more.
         """
-        if self._has_turn and not self._pending and not self._in_flight:
+        if self._has_turn and not self.group.pending and not self.group.in_flight:
             try:
                 if self.writer_lock.acquire_if_free(turn):
                     self.unlock(turn)
             except BaseException:
                 self.writer_lock.release(turn)
                 raise
+
+    def quiesce(self) -> None:
+        """Return when no commit is on its way any more. The caller holds the writer lock, so that none begins."""
+        with contextlib.suppress(PoisonedError):
+            self.group.drain(self._publish)
 
     # ------------------------------------------------------------ the file
 
@@ -697,7 +590,7 @@ class Pager:
         if self.storage.read_only:
             return
         self.poison.refuse()
-        self._drain()
+        self.group.drain(self._publish)
         if self._fresh_turn:
             self._recover()
         durable = self.words.durable

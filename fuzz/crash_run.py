@@ -269,9 +269,9 @@ class Workload:
                 thread.start()
                 threads.append(thread)
                 deadline = cowdb_time() + _PATIENCE
-                while len(pager._pending) < waiting and thread.is_alive() and cowdb_time() < deadline:
+                while len(pager.group.pending) < waiting and thread.is_alive() and cowdb_time() < deadline:
                     thread.join(0.0002)
-                assert len(pager._pending) >= waiting, "a thread could not seal during the flush of another"
+                assert len(pager.group.pending) >= waiting, "a thread could not seal during the flush of another"
 
             def hold() -> None:
                 if threading.get_ident() != mine:

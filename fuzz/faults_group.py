@@ -79,7 +79,7 @@ class Group:
 
     def at(self, call: str, _number: int) -> None:
         """The disk is about to do `call`: at the first flush, let the others seal, in order."""
-        if call != "flush" or self.holding or 0 in self.outcomes or not self._pager()._in_flight:
+        if call != "flush" or self.holding or 0 in self.outcomes or not self._pager().group.in_flight:
             return
         self.holding = True
         for number in range(1, len(self.keys)):
@@ -98,7 +98,7 @@ class Group:
         """Until it waits for a flush to come, or has failed."""
         pager = self._pager()
         end = time.monotonic() + PATIENCE
-        while len(pager._pending) + len(self.outcomes) < number:
+        while len(pager.group.pending) + len(self.outcomes) < number:
             if time.monotonic() > end:
                 raise PromiseError("a thread does not get to seal while another one flushes (group commit)")
             time.sleep(0.0002)

@@ -18,6 +18,7 @@ from cowdb import pager as pager_module
 from cowdb import poison, recovery
 from cowdb.checksum import crc32c
 from cowdb.freelist import FreeList
+from cowdb.group import Group
 from cowdb.pager import Pager
 from cowdb.readers import Gate
 from cowdb.sharing import LocalSharing
@@ -252,8 +253,7 @@ def _group_not_live() -> list[Change]:
     real = Pager.live
 
     def live(self: Any) -> list[int]:
-        with self._group:
-            waiting = {member.meta.transaction for member in self._in_flight + self._pending}
+        waiting = self.group.transactions()
         return [one for one in real(self) if one not in waiting]
 
     return [(Pager, "live", live)]
@@ -261,14 +261,14 @@ def _group_not_live() -> list[Change]:
 
 def _group_acknowledged_together() -> list[Change]:
     """When a flush ends, those who were sealed while it ran are told that they are durable, too."""
-    real = Pager._end_flush
+    real = Group._end_flush
 
     def end(self: Any) -> None:
-        for member in self._pending:
+        for member in self.pending:
             member.done = True
         real(self)
 
-    return [(Pager, "_end_flush", end)]
+    return [(Group, "_end_flush", end)]
 
 
 def _no_reassertion() -> list[Change]:

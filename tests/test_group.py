@@ -24,7 +24,6 @@ from crashing import judge, opened, vanish
 import cowdb
 from cowdb import database as database_module
 from cowdb import meta as meta_page
-from cowdb import pager as pager_module
 from cowdb.errors import PoisonedError
 from cowdb.testing import CrashDisk, FaultyDisk, FlushBegin, FlushEnd, Write
 
@@ -99,7 +98,7 @@ def pager_of(db):
 
 def waiting(db, count):
     """Until `count` sealed transactions wait for a flush to come."""
-    until(lambda: len(pager_of(db)._pending) == count)
+    until(lambda: len(pager_of(db).group.pending) == count)
 
 
 def put(db, key=b"k", value=b"v", durability="full", **options):
@@ -171,7 +170,7 @@ def test_the_group_writes_one_meta_that_of_its_newest_member(db, disk, brake):
     begin = len(disk.trace)
     jobs = [job] + [putting(db, b"%d" % number) for number in range(5)]
     waiting(db, 5)
-    newest = pager_of(db)._pending[-1].meta.transaction
+    newest = pager_of(db).group.pending[-1].meta.transaction
     brake.release()
     for job in jobs:
         job.outcome()
@@ -341,8 +340,8 @@ def test_check_begins_when_no_flush_is_on_its_way(db, brake, monkeypatch):
     check = database_module.check
 
     def looking(*arguments, **options):
-        assert not pager._in_flight
-        assert not pager._pending
+        assert not pager.group.in_flight
+        assert not pager.group.pending
         return check(*arguments, **options)
 
     monkeypatch.setattr(database_module, "check", looking)
@@ -460,8 +459,8 @@ def test_a_free_tree_record_may_be_younger_than_what_is_published(brake):
 
         model.update(dict.fromkeys(keys, b"%d" % turn * 300))
         jobs.append(Job(change))
-        until(lambda turn=turn: len(pager_of(db)._pending) == turn + 1 or jobs[-1].error)
-    assert pager_of(db)._pending[-1].meta.free.depth, "the test is too small: nothing went to the free tree"
+        until(lambda turn=turn: len(pager_of(db).group.pending) == turn + 1 or jobs[-1].error)
+    assert pager_of(db).group.pending[-1].meta.free.depth, "the test is too small: nothing went to the free tree"
     brake.release()
     for job in jobs:
         job.outcome()
@@ -502,7 +501,7 @@ def test_a_failed_flush_fails_its_group_and_what_was_built_on_it(brake, at):
     assert everything(db) == expected
     assert not pager._has_turn, "other processes are kept out"
     assert pager.writer_lock._holder is None
-    assert (pager._pending, pager._in_flight) == ([], [])
+    assert (pager.group.pending, pager.group.in_flight) == ([], [])
     assert len(metas_of(disk.trace[begin:])) == at - 1, "nothing may be written after a failed flush"
     vanish(db)
     # No meta but the held one's (at 1) was written; the group's is lost or not (at 2), but whole if it is there.
@@ -566,13 +565,13 @@ def test_a_member_sealed_while_the_flush_fails_is_told(brake):
 # ---------------------------------------------------------------- interrupts
 
 
-INTERRUPTED = {"_wait_until_durable", "_lead_or_wait", "_publish", "_write_and_publish"}
+INTERRUPTED = {"_wait_until_durable", "wait_for", "_lead_or_wait", "_publish", "_write_and_publish"}
 CLEANING_UP = (
     "with ",
     "try:",
     "self._end_group(",
     "self._end_flush(",
-    "self._drain(",
+    "group.drain(",
     "self.writer_lock.release(",
     "if group:",
     "raise",
@@ -582,9 +581,9 @@ CLEANING_UP = (
 )
 
 
-def cleaning_up(line):
+def cleaning_up(frame):
     """A second interrupt, while the first one is dealt with, is not tried."""
-    return linecache.getline(pager_module.__file__, line).strip().startswith(CLEANING_UP)
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip().startswith(CLEANING_UP)
 
 
 def interrupt_at(number):
@@ -592,7 +591,7 @@ def interrupt_at(number):
     seen = []
 
     def lines(frame, event, argument):
-        if event == "line" and not cleaning_up(frame.f_lineno):
+        if event == "line" and not cleaning_up(frame):
             seen.append((frame.f_code.co_name, frame.f_lineno))
             if len(seen) == number:
                 raise KeyboardInterrupt
@@ -600,7 +599,7 @@ def interrupt_at(number):
 
     def calls(frame, event, argument):
         code = frame.f_code
-        if code.co_filename.endswith("pager.py") and code.co_name in INTERRUPTED:
+        if code.co_filename.endswith(("pager.py", "group.py")) and code.co_name in INTERRUPTED:
             return lines
         return None
 
@@ -626,7 +625,7 @@ def interrupted_run(number, *, follow):
         brake = disk.during_flush = Brake()
         others = [held(db, brake)]
         victim = Job(work)
-        until(lambda: pager._pending or len(seen) >= number or not victim.is_alive())
+        until(lambda: pager.group.pending or len(seen) >= number or not victim.is_alive())
         brake.release()
     else:
         others = []
@@ -647,7 +646,7 @@ def interrupted_run(number, *, follow):
         assert isinstance(after.error, PoisonedError), (where, after.error)
         assert victim.error is not None
     assert not pager._has_turn, where
-    assert (pager._pending, pager._in_flight) == ([], []), where
+    assert (pager.group.pending, pager.group.in_flight) == ([], []), where
     db.close()
     vanish(db)
     again = opened(disk)
