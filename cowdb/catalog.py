@@ -12,14 +12,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cowdb import format as fmt
+from cowdb.cursor import VALUES
 from cowdb.errors import CorruptionError, KeySizeError
+from cowdb.kernel import scan
 from cowdb.meta import BadMeta, check_descriptor
 
 if TYPE_CHECKING:
     from cowdb.meta import Meta
     from cowdb.tree import Reader
 
-__all__ = ["find_tree", "name_key", "tree_names"]
+__all__ = ["descriptors", "find_tree", "name_key", "tree_names"]
 
 
 def name_key(name: object, limit: int) -> bytes:
@@ -61,3 +63,13 @@ def tree_names(keys: list[bytes]) -> list[str]:
         return [key.decode() for key in keys]
     except UnicodeDecodeError as error:
         raise CorruptionError(-1, f"a tree's name is not UTF-8: {error.object!r}") from None
+
+
+def descriptors(catalog: Reader) -> list[fmt.Descriptor]:
+    """Those of all named trees, in the order of the names; not checked. O(trees)."""
+    found = []
+    for raw in scan(catalog, VALUES, None, None):
+        if len(raw) != fmt.DESCRIPTOR_SIZE:
+            raise CorruptionError(-1, "a catalog entry is no tree descriptor")
+        found.append(fmt.unpack_descriptor(raw))
+    return found

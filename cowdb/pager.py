@@ -31,24 +31,23 @@ import contextlib
 import errno
 import itertools
 import time
-from collections import deque
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
 from cowdb.allocation import Allocator, blocker, spare_pages
-from cowdb.catalog import name_key
+from cowdb.catalog import descriptors, name_key
 from cowdb.draft import Draft, Member
 from cowdb.errors import ClosedError, CorruptionError, Error, LockTimeoutError, PoisonedError, ReadOnlyError
 from cowdb.extent import LEAST_GROWTH, Extent
 from cowdb.group import Group
-from cowdb.kernel import Gate, Path, Reader, encode, seal_usual
+from cowdb.kernel import Gate, Reader, encode, seal_usual
 from cowdb.locks import WriterLock
 from cowdb.meta import Meta
 from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
 from cowdb.recovery import reassert, take_over
 from cowdb.space import BIRTH_MASK
-from cowdb.stats import Stats
+from cowdb.stats import Counters, Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -106,10 +105,7 @@ class Pager:
         self._unsynced = 0
         self._page_writes = 0  # how often pages were written
         self._settled = (-1, 0)  # the state that this process has committed, and how often it had written pages
-        self._commits = self._pages_written = self._bytes_written = self._flushes = 0
-        self._copied = self._operations = 0
-        self._last_pages = self._last_flushes = 0
-        self._ratios: deque[float] = deque(maxlen=64)
+        self.counters = Counters()
 
     # ------------------------------------------------------------ the states that count
 
@@ -259,7 +255,7 @@ class Pager:
             raise
         except OSError as error:
             self.poison.fail("re-asserting the state of the file", error)
-        self._flushes += 1
+        self.counters.flushes += 1
         meta = state.meta
         words.durable = (meta.transaction, state.slot)
         self._durable_pages = meta.page_count
@@ -431,7 +427,11 @@ class Pager:
         self.failpoint("publish")
         self.gate.publish(meta, raw, newest.space)
         self._unsynced = self._unsynced + written if lazy else 0
-        self._count(group, flushes)
+        counters = self.counters
+        for member in group:
+            counters.commit(member.written, member.meta.page_count, member.copied, member.operations)
+        counters.publish(flushes)
+        self._settled = (self.gate.current.word, newest.page_writes)  # more were written, if somebody sealed meanwhile
 
     # ------------------------------------------------------------ group commit
 
@@ -528,7 +528,7 @@ class Pager:
             self.storage.flush()
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self.poison.fail("flushing", error, state)
-        self._flushes += 1
+        self.counters.flushes += 1
 
     def _cut_file(self) -> None:
         """Give free space at the file's end back, when it is a good part of the file.
@@ -651,63 +651,38 @@ class Pager:
 
     # ------------------------------------------------------------ counting
 
-    def _count(self, group: list[Member], flushes: int) -> None:
-        for member in group:
-            pages = member.written
-            self._pages_written += pages
-            self._copied += member.copied
-            self._operations += member.operations
-            self._ratios.append(pages / max(1, member.meta.page_count))
-            self._last_pages = pages + 1
-        self._commits += len(group)
-        self._pages_written += 1  # the meta page that they share
-        self._bytes_written = self._pages_written * self.page_size
-        self._last_flushes = flushes
-        self._settled = (
-            self.gate.current.word,
-            group[-1].page_writes,
-        )  # more were written, if somebody sealed meanwhile
-
     def stats(self) -> Stats:
         """The counters now. O(named trees)."""
         snapshot = self.gate.begin()
         try:
             meta = snapshot.meta
-            trees = [meta.main, meta.catalog, meta.free]
-            catalog = Reader(snapshot.space, meta.catalog)
-            path = Path(catalog)
-            more = path.edge(last=False)
-            while more:
-                raw = catalog.entry(path)[1]
-                if len(raw) != fmt.DESCRIPTOR_SIZE:
-                    raise CorruptionError(-1, "a catalog entry is no tree descriptor")
-                trees.append(fmt.unpack_descriptor(raw))
-                more = path.forward()
+            trees = [meta.main, meta.catalog, meta.free, *descriptors(Reader(snapshot.space, meta.catalog))]
         finally:
             self.gate.end(snapshot)
         used = sum(tree.branch_pages + tree.leaf_pages + tree.overflow_pages for tree in trees)
         live = self.live()
         durable = self.words.durable
+        counters = self.counters
         return Stats(
             page_size=self.page_size,
             transaction=meta.transaction,
             durable_transaction=durable[0] if durable else meta.durable,
-            commits=self._commits,
-            pages_written=self._pages_written,
-            bytes_written=self._bytes_written,
-            flushes=self._flushes,
-            pages_copied=self._copied,
-            operations=self._operations,
-            pages_written_last_commit=self._last_pages,
-            flushes_last_commit=self._last_flushes,
-            dirty_ratios=tuple(self._ratios),
+            commits=counters.commits,
+            pages_written=counters.pages_written,
+            bytes_written=counters.pages_written * self.page_size,
+            flushes=counters.flushes,
+            pages_copied=counters.pages_copied,
+            operations=counters.operations,
+            pages_written_last_commit=counters.pages_written_last_commit,
+            flushes_last_commit=counters.flushes_last_commit,
+            dirty_ratios=tuple(counters.ratios),
             page_count=meta.page_count,
             used_pages=used,
             free_pages=meta.page_count - fmt.META_PAGES - used,
             pinned_pages=sum(run[1] for run in meta.carried if blocker(run, live) is not None),
             carried_pages=sum(run[1] for run in meta.carried),
             carried_runs=len(meta.carried),
-            shared_pages=max(0, used - max(0, self._last_pages - 1)),
+            shared_pages=max(0, used - max(0, counters.pages_written_last_commit - 1)),
             snapshots=len(self.gate.snapshots()),
             readers=self.gate.users(),
             file_size=self.storage.size(),

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
+from typing import Final
 
-__all__ = ["Stats"]
+__all__ = ["Counters", "Stats"]
+
+_REMEMBERED: Final = 64
+"""Commits whose dirty-page ratio is kept."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,3 +62,37 @@ class Stats:
     def copies_per_operation(self) -> float:
         """Pages copied for each put or delete, on average."""
         return self.pages_copied / self.operations if self.operations else 0.0
+
+
+class Counters:
+    """What has been written, by this process since it opened the file. Whoever publishes a commit counts it."""
+
+    __slots__ = (
+        "commits",
+        "flushes",
+        "flushes_last_commit",
+        "operations",
+        "pages_copied",
+        "pages_written",
+        "pages_written_last_commit",
+        "ratios",
+    )
+
+    def __init__(self) -> None:
+        self.commits = self.flushes = self.operations = self.pages_copied = self.pages_written = 0
+        self.pages_written_last_commit = self.flushes_last_commit = 0
+        self.ratios: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def commit(self, pages: int, page_count: int, copied: int, operations: int) -> None:
+        """A transaction has written `pages` data pages, of the `page_count` that its state has."""
+        self.commits += 1
+        self.pages_written += pages
+        self.pages_copied += copied
+        self.operations += operations
+        self.ratios.append(pages / max(1, page_count))
+        self.pages_written_last_commit = pages + 1
+
+    def publish(self, flushes: int) -> None:
+        """The transactions that were just counted share a meta page and this many flushes."""
+        self.pages_written += 1
+        self.flushes_last_commit = flushes

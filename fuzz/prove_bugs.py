@@ -34,7 +34,7 @@ def _skip_the_flush() -> list[Change]:
     """A commit returns without a flush."""
 
     def flush(self: Any, *_state: Any) -> None:
-        self._flushes += 1
+        self.counters.flushes += 1
 
     return [(Pager, "_flush", flush)]
 

@@ -25,6 +25,7 @@ import cowdb
 from cowdb import database as database_module
 from cowdb import meta as meta_page
 from cowdb.errors import PoisonedError
+from cowdb.stats import Counters
 from cowdb.testing import CrashDisk, FaultyDisk, FlushBegin, FlushEnd, Write
 
 SIZE = 4096
@@ -364,12 +365,13 @@ def test_check_asks_little_of_a_slot_whose_pages_were_written_over():
             put(db, b"%04d" % number, b"%d" % turn * 1500)
     pager = pager_of(db)
     counting, go = threading.Event(), threading.Event()
-    count = pager._count
+    counters = pager.counters
 
-    def hold(group, flushes):
-        counting.set()
-        assert go.wait(PATIENCE)
-        count(group, flushes)
+    class Slow(Counters):
+        def publish(self, flushes):
+            counting.set()
+            assert go.wait(PATIENCE)
+            super().publish(flushes)
 
     def failpoint(name):
         if name == "hand on":  # its pages are written, but it is not sealed yet
@@ -378,10 +380,10 @@ def test_check_asks_little_of_a_slot_whose_pages_were_written_over():
             leader.outcome()
             raise KeyboardInterrupt
 
-    pager._count = hold
+    pager.counters = Slow()
     leader = putting(db, b"0001", b"z" * 1500)
     assert counting.wait(PATIENCE)  # it is durable and published: D has moved on
-    pager._count = count
+    pager.counters = counters
     pager.failpoint = failpoint
     with pytest.raises(KeyboardInterrupt):
         putting(db, b"0002", b"y" * 1500).outcome()

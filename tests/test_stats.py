@@ -118,7 +118,7 @@ def test_a_catalog_entry_that_is_no_descriptor_is_damage(monkeypatch):
     with db.write() as transaction:
         transaction.tree("t", create=True)[b"k"] = b"v"
     with monkeypatch.context() as patch:
-        patch.setattr("cowdb.tree.Reader.entry", lambda self, path: (b"t", b"short"))
+        patch.setattr("cowdb.catalog.scan", lambda *_: iter([b"short"]))
         with pytest.raises(cowdb.CorruptionError, match="descriptor"):
             db.stats()
     assert db.readers() == []
