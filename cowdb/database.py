@@ -1,16 +1,11 @@
 """Opening a file, and what is asked of the whole of it.
 
 `open` gives a `Database`, a handle.  All handles of one file in one process
-share a core: the pager with the mapping, the snapshots and the writer lock,
-found by device and inode, so that the same file under two names is one.
+share a core (see `core`): the pager with the mapping, the snapshots and the
+writer lock.
 
-    open("a.cowdb") --> Database --+
-                                   +--> core --> pager --> storage --> the file
-    open("link")    --> Database --+
-
-The core closes when the last handle does, or later, with the last that still
-looks into the file: a view of a value that was taken with `get_view`, a copy, a
-commit of another thread.
+    open() --> Database -- read()  --> Transaction         any number, in any thread
+                        -- write() --> WriteTransaction    one at a time, over all processes
 """
 
 from __future__ import annotations
@@ -18,18 +13,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import logging
 import os
 import secrets
 import threading
 import time
 import weakref
-from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from cowdb import core as shared
 from cowdb import format as fmt
 from cowdb.backup import copy_compact, copy_whole
 from cowdb.check import Finding, check
+from cowdb.core import Core
 from cowdb.errors import (
     ClosedError,
     Error,
@@ -41,7 +36,7 @@ from cowdb.kernel import Handle
 from cowdb.locks import Turn
 from cowdb.opening import absolute, alone, check_options, empty_image, enter, open_storage
 from cowdb.pager import Pager
-from cowdb.storage import Disk, FileDisk, Storage
+from cowdb.storage import Disk, FileDisk
 from cowdb.transaction import DURABILITIES, Transaction, WriteTransaction
 
 if TYPE_CHECKING:
@@ -54,135 +49,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Database", "open", "open_on"]
 
-_log: Final = logging.getLogger("cowdb")
-_registry_lock: Final = threading.RLock()
-_cores: dict[tuple[int, ...], _Core] = {}
-_idle: Final[deque[_Core]] = deque()
-"""Cores that may be closed, put here by who could not wait for the registry's lock."""
-_forks = 0
-"""How often this process is a fork of the one that imported this module."""
-
-
-def _after_fork() -> None:
-    """In a child: its parent's cores are not its own.
-
-    Nothing of them is closed but the descriptor of the lock, which would keep the file locked as long as the child
-    lives.  Transactions refuse: the parent knows nothing of these copies, and must not be disturbed by a commit.
-    """
-    global _forks, _registry_lock  # noqa: PLW0603 - a lock that the parent held would be held for ever
-    _forks += 1
-    _registry_lock = threading.RLock()  # type: ignore[misc]
-    for handle in list(_handles):
-        handle.part()
-    for core in _cores.values():
-        _abandoned.append(core)
-        core.pager.abandon()
-    _cores.clear()
-    _idle.clear()
-    for handle in list(_handles):
-        handle.abandon()
-
-
-_abandoned: list[_Core] = []
-_handles: weakref.WeakSet[Database] = weakref.WeakSet()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-@contextlib.contextmanager
-def _registry() -> Iterator[None]:
-    """Be the one who opens and closes cores."""
-    try:
-        with _registry_lock:
-            yield
-    finally:
-        _close_idle()
-
-
-def _close_idle() -> None:
-    """Close what is idle, unless somebody else is opening or closing: then he does, as he looks when he is done.
-
-    Nobody is here to be told of an error, so the log is.
-    """
-    while _idle and _registry_lock.acquire(blocking=False):
-        try:
-            while _idle:
-                core = _idle.popleft()
-                try:
-                    core.close_if_unused()
-                except (Error, OSError) as error:
-                    _log.warning("closing %r failed: %s", core.storage.path, error)
-        finally:
-            _registry_lock.release()
-
-
-class _Core:
-    """What all handles of one file in this process share."""
-
-    def __init__(self, key: tuple[int, ...], storage: Storage, pager: Pager) -> None:
-        self.key = key
-        self.storage = storage
-        self.pager = pager
-        self.handles: set[object] = set()  # what stands for each handle
-
-    def owes(self, handle: object) -> bool:
-        """Whether `leave` of this handle has not come to its end: what was interrupted goes on when it is repeated."""
-        return handle in self.handles or (not self.handles and _cores.get(self.key) is self)
-
-    def leave(self, handle: object) -> None:
-        """One handle less; the last one closes the file. Harmless when repeated, as after an interrupt."""
-        with _registry():
-            self.handles.discard(handle)
-            if not self.handles:
-                # Views, copies and the calls of other threads may still use it; who is the last of them closes it then.
-                self.pager.gate.when_idle = self.close_soon
-                self.close_if_unused()
-
-    def close_soon(self) -> None:
-        """Close the file if nobody uses it. A finalizer may call this: it waits for no lock."""
-        _idle.append(self)
-        _close_idle()
-
-    def close_if_unused(self) -> None:
-        """Close the file if nobody has a handle or uses a snapshot. The caller is in the registry."""
-        if _cores.get(self.key) is self and not self.handles and self.pager.gate.shut():
-            try:
-                self.pager.close()
-            finally:
-                if self.pager.closed:
-                    del _cores[self.key]
-
-    def pin(self, snapshot: Snapshot) -> Any:
-        """A mapping of the file that keeps `snapshot` alive as long as it is held."""
-        gate = self.pager.gate
-        gate.again(snapshot)
-        try:
-            # Not all that is mapped for reading: another process may have cut the file meanwhile, above our snapshot.
-            size = snapshot.meta.page_size
-            pages = min(snapshot.meta.page_count, self.storage.size() // size)
-            mapping = self.storage.map(pages * size)
-            weakref.finalize(mapping, self._unpin, snapshot, _forks).atexit = False
-        except BaseException:
-            gate.leave(snapshot)
-            raise
-        return mapping
-
-    def _unpin(self, snapshot: Snapshot, forks: int) -> None:
-        """Called by the garbage collector, at any moment: it must not wait for a lock."""
-        if forks == _forks:  # else the words in the lock file are the parent's
-            self.pager.gate.leave(snapshot)
-
 
 class _Writing:
     """A write transaction as its handle sees it: whose it is, and what its commit and its end mean there."""
 
     __slots__ = ("_core", "_database", "_forks", "_held", "_lazy", "draft")
 
-    def __init__(self, database: Database, core: _Core, draft: Draft, held: list[Snapshot], *, lazy: bool) -> None:
+    def __init__(self, database: Database, core: Core, draft: Draft, held: list[Snapshot], *, lazy: bool) -> None:
         """It was begun by this thread, while what it has `held` was the newest snapshot."""
         self._database = database
-        self._forks = _forks
+        self._forks = shared.forks
         self._held = held
         self._lazy = lazy
         self._core = core
@@ -197,7 +73,7 @@ class _Writing:
 
     def commit(self) -> None:
         """Make the draft the state."""
-        if self._forks != _forks:
+        if self._forks != shared.forks:
             raise ForkedError(
                 f"this transaction on {self._database.path!r} was begun before a fork, by the parent process"
             )
@@ -213,17 +89,17 @@ class _Writing:
 
     def end(self) -> None:
         """The end, committed or not. Harmless when repeated, as after an interrupt."""
-        if self._forks == _forks:
+        if self._forks == shared.forks:
             self._database._end_of(self._core.pager, self.draft, self.draft.turn, self._held)  # noqa: SLF001
 
 
-class Database(Handle[_Core, Transaction]):
+class Database(Handle[Core, Transaction]):
     """A handle of one open file; made by `cowdb.open`, safe to use from any thread.
 
     It pickles as path and options, and opens the file again where it is unpickled.
     """
 
-    def __init__(self, core: _Core, path: str, options: dict[str, Any], handle: object) -> None:
+    def __init__(self, core: Core, path: str, options: dict[str, Any], handle: object) -> None:
         """`handle` is what stands for this one in the core."""
         super().__init__(Transaction)  # with no core until all is ready: it is left only by who is in
         self._handle = handle
@@ -232,11 +108,11 @@ class Database(Handle[_Core, Transaction]):
         self._durability: str = options["durability"]
         self._lock_timeout: float | None = options["lock_timeout"]
         self._read_only: bool = options["read_only"]
-        self._forks = _forks
+        self._forks = shared.forks
         self._open: dict[Turn, weakref.ref[WriteTransaction]] = {}
         self._writing: Turn | None = None
         self._flushing: dict[Turn, tuple[threading.Thread, threading.Lock]] = {}  # commits that let the turn go
-        _handles.add(self)
+        shared.handles.add(self)
         self._core = core
 
     # ------------------------------------------------------------ what it is
@@ -257,21 +133,21 @@ class Database(Handle[_Core, Transaction]):
         core = self._core
         return core is None or self._handle not in core.handles
 
-    def _live(self) -> _Core:
+    def _live(self) -> Core:
         core = self._core
         if core is None:
             raise self._refusal()
-        if self._forks != _forks:
+        if self._forks != shared.forks:
             core = self._reopen()
         return core
 
     def _refusal(self) -> ClosedError:
         return ClosedError(f"the database {self._path!r} is closed")
 
-    def _reopen(self) -> _Core:
+    def _reopen(self) -> Core:
         """In a forked child, at the first use: the core is the parent's, so open the file for ourselves."""
-        with _registry():
-            if self._forks == _forks:
+        with shared.registry():
+            if self._forks == shared.forks:
                 assert self._core is not None
                 return self._core
             if "disk" in self._options:
@@ -284,21 +160,21 @@ class Database(Handle[_Core, Transaction]):
             self._writing = None
             self._flushing = {}
             self._open = {}
-            self._forks = _forks
+            self._forks = shared.forks
             return core
 
     def _pager(self) -> Pager:
         return self._live().pager
 
     @contextlib.contextmanager
-    def _staying(self) -> Iterator[_Core]:
+    def _staying(self) -> Iterator[Core]:
         """The core, which is not closed meanwhile, whoever closes this handle."""
         core = self._live()
         with core.pager.gate.guest():
             yield core
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[_Core]:
+    def _turn(self) -> Iterator[Core]:
         """The core and the writer lock, for something other than a transaction."""
         with self._staying() as core:
             turn = Turn()
@@ -389,7 +265,7 @@ class Database(Handle[_Core, Transaction]):
                 if flushing is not None:
                     flushing[1].release()
 
-    def _refuse_another_file(self, core: _Core) -> None:
+    def _refuse_another_file(self, core: Core) -> None:
         """Raise if the path of this handle leads to another file by now. Other handles may have other paths."""
         if "disk" in self._options:
             current = core.storage.is_current()
@@ -533,7 +409,7 @@ class Database(Handle[_Core, Transaction]):
         commit.  Threads that wait for their turn, or are in other calls, get
         `ClosedError`.
         """
-        if self._forks != _forks:
+        if self._forks != shared.forks:
             self._core = None  # the parent's: nothing of it is ours to end
             return
         writing = self._writing
@@ -559,7 +435,7 @@ class Database(Handle[_Core, Transaction]):
                 self._core = core  # it was interrupted, and goes on when it is called again
             raise
 
-    def _end_transactions(self, core: _Core) -> None:
+    def _end_transactions(self, core: Core) -> None:
         writing = self._writing
         writer = None if writing is None else writing.thread
         for transaction in self._transactions():
@@ -693,10 +569,10 @@ def open_on(
         options["disk"] = disk
     # Plain blocks, not `_registry`: the end of a generator needs memory, and what was opened would be lost.
     try:
-        with _registry_lock:
+        with shared.registry_lock:
             return _open_inside(disk, target, options, clock=clock, database_id=database_id, tuning=tuning)
     finally:
-        _close_idle()
+        shared.close_idle()
 
 
 def _open_inside(
@@ -723,14 +599,14 @@ def _open_inside(
             image=lambda: empty_image(options["page_size"], database_id or secrets.token_bytes(16), clock()),
         )
         key = storage.identity() if real else (id(disk), *storage.identity())
-        core = _cores.get(key)
+        core = shared.cores.get(key)
         if core is not None:
             core.handles.add(handle)
             core.pager.gate.when_idle = None
             if core.pager.gate.is_shut:  # its closing was interrupted
                 core.handles.discard(handle)
                 core.close_if_unused()
-            if _cores.get(key) is not core:  # or a finalizer has closed it in this very moment
+            if shared.cores.get(key) is not core:  # or a finalizer has closed it in this very moment
                 core = None
         if core is not None:
             storage.close()
@@ -746,10 +622,10 @@ def _open_inside(
             pager = Pager(
                 storage, sharing, verify=options["verify"], max_size=options["max_size"], clock=clock, **tuning
             )
-            made = _Core(key, storage, pager)
+            made = Core(key, storage, pager)
             made.handles.add(handle)
             database = Database(made, target, options, handle)
-            _cores[key] = core = made  # in this order: only what is there can be left
+            shared.cores[key] = core = made  # in this order: only what is there can be left
             return database
         return Database(core, target, options, handle)
     except BaseException:

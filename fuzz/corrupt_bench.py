@@ -16,7 +16,7 @@ import mmap
 import os
 from typing import TYPE_CHECKING, Final
 
-from cowdb.database import _cores
+from cowdb.core import cores
 from cowdb.testing import POISON
 from fuzz.corrupt_victim import PATH
 
@@ -98,8 +98,8 @@ class Bench:
             self._home = home = _memory(whole)
         self._areas = [home]
         self._size = limit
-        for key in [key for key in _cores if key[0] == id(self)]:
-            del _cores[key]
+        for key in [key for key in cores if key[0] == id(self)]:
+            del cores[key]
 
     # ------------------------------------------------------------ cowdb.storage.Disk
 

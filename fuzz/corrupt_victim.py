@@ -26,7 +26,8 @@ from cowdb import allocation
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.checksum import crc32c
-from cowdb.database import _cores, open_on
+from cowdb.core import cores
+from cowdb.database import open_on
 from cowdb.testing import MemoryDisk
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def forget(database: Database) -> None:
     """The process is gone: nothing is closed, nothing is written."""
     core, database._core = database._core, None
     if core is not None:
-        _cores.pop(core.key, None)
+        cores.pop(core.key, None)
 
 
 # ---------------------------------------------------------------- taking apart

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import cowdb
 from cowdb import backup
-from cowdb import database as database_module
+from cowdb import core as core_module
 from cowdb.database import Database, open_on
 from cowdb.opening import empty_image
 from cowdb.testing import CrashDisk
@@ -73,7 +73,7 @@ def vanish(db: Database) -> None:
     """The process is gone: nothing is closed, nothing is written."""
     core, db._core = db._core, None
     if core is not None:
-        database_module._cores.pop(core.key, None)
+        core_module.cores.pop(core.key, None)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import cowdb
-from cowdb import database as database_module
+from cowdb import core as core_module
 from cowdb.database import open_on
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def vanish(database: cowdb.Database) -> None:
     """The process is gone: nothing is closed, nothing is written. For fake disks only."""
     core, database._core = database._core, None
     if core is not None:
-        database_module._cores.pop(core.key, None)
+        core_module.cores.pop(core.key, None)
 
 
 def cloned(state: State) -> State:

@@ -18,7 +18,7 @@ import contextlib
 import itertools
 
 import cowdb
-from cowdb import database as database_module
+from cowdb import core as core_module
 from cowdb.database import open_on
 from cowdb.testing import CrashDisk
 
@@ -47,7 +47,7 @@ def vanish(database):
     """The process is gone: nothing is closed, nothing is written."""
     core, database._core = database._core, None
     if core is not None:
-        database_module._cores.pop(core.key, None)
+        core_module.cores.pop(core.key, None)
 
 
 class Run:

@@ -22,7 +22,7 @@ import time
 import pytest
 
 import cowdb
-from cowdb import database as database_module
+from cowdb import core as core_module
 from cowdb.lockfile import _BLOCKS_AT, _PUBLISHED
 from cowdb.readers import Gate
 
@@ -189,9 +189,9 @@ class Two:
         """A handle with a core of its own, which nobody finds who opens the file next."""
         db = cowdb.open(self.path, **options)
         core = db._core
-        del database_module._cores[core.key]
+        del core_module.cores[core.key]
         core.key = (*core.key, name)
-        database_module._cores[core.key] = core
+        core_module.cores[core.key] = core
         return db
 
     def watch(self, db, *, loads):

@@ -18,7 +18,7 @@ import threading
 import pytest
 
 import cowdb
-from cowdb import database as database_module
+from cowdb import core as core_module
 from cowdb.database import open_on
 from cowdb.locks import Turn, WriterLock
 from cowdb.storage import FileDisk
@@ -125,7 +125,7 @@ def goes_on(db, path, where):
         db.close()
     disk = db._options.get("disk", FileDisk())
     del db
-    assert not database_module._cores, where
+    assert not core_module.cores, where
     with open_on(disk, path, lock_timeout=1) as again:
         assert again.check() == [], where
         with again.write(timeout=1) as transaction:
@@ -228,7 +228,7 @@ def test_an_opening_that_is_interrupted_leaves_nothing_open(path, create):
         for db in kept:
             db.close()
         gc.collect()
-        assert not database_module._cores, where
+        assert not core_module.cores, where
         assert files(path) == [], where
         cowdb.open(path, lock_timeout=1).close()
         if create:

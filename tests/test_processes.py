@@ -23,7 +23,7 @@ from child import Child, until
 from loader import Loader, Records, add_one, read_here, read_one, start_worker
 
 import cowdb
-from cowdb import database as database_module
+from cowdb import core as core_module
 from cowdb.bytelocks import INSIDE, ByteLocks
 from cowdb.errors import Error, ForkedError, LockTimeoutError, PoisonedError
 from cowdb.recovery import believe
@@ -677,7 +677,7 @@ def test_a_close_while_another_process_writes_and_a_thread_waits_for_it(path):
         assert other("t.commit()") is None
         thread.join(10)
         assert isinstance(waiting[0], cowdb.ClosedError)
-        assert not database_module._cores, "who waited closes the file"
+        assert not core_module.cores, "who waited closes the file"
         other("db[b'b'] = b'2'; db.close()")
     assert checked(path) == {b"a": b"1", b"b": b"2"}
 
@@ -1202,5 +1202,5 @@ def test_a_deleted_lock_file_is_made_again_when_all_have_left(path):
 
 
 def test_nothing_is_left_of_the_databases_of_these_tests():
-    assert database_module._cores == {}
+    assert core_module.cores == {}
     assert FileStorage.flush.__module__ == "cowdb.storage"
