@@ -23,7 +23,8 @@ ROWS = {
     "old_reader": ["growth under an old reader"],
     "sharing": [
         "durable transactions, 16 threads",
-        "random gets while a process commits, 2 processes",
+        "random gets while a process commits every 5 ms, 2 processes",
+        "random gets while a process commits without a pause, 2 processes",
         "lazy commit, 20 snapshots in 4 processes: added ms",
     ],
 }
