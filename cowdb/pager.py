@@ -178,7 +178,7 @@ class Pager:
         try:
             if lock.holds(turn) and self._has_turn and not self.group.pending and not self.group.in_flight:
                 try:
-                    if not self.storage.read_only and self.poison.reason is None and self.words.durable is not None:
+                    if not self.storage.read_only and self.poison.reason is None:
                         self._cut_file()
                 except MemoryError:
                     pass  # the next cut tries again
@@ -535,7 +535,7 @@ class Pager:
 
         Never below what a live snapshot may use: each is bounded by its own page count.
         """
-        if not self.extent.worth_cutting(self.meta.page_count):
+        if not self.extent.worth_cutting(self.meta.page_count) or self.words.durable is None:
             return
         wanted = max(self._durable_pages, self._pages_in_use())
         wanted += max(LEAST_GROWTH, wanted // 8)

@@ -24,6 +24,29 @@ def put_raw(at: Bytes, data: bytes, length: cython.Py_ssize_t) -> cython.int:
     return 0
 
 
+@cython.cfunc
+@cython.exceptval(-1, check=False)
+def put_tree(at: Bytes, tree) -> cython.int:
+    """The 64 bytes of a tree descriptor; the last 16 are zero already."""
+    root = tree[0]
+    number: u64 = root[0]
+    birth: u64 = root[1]
+    count: u64 = root[2]
+    checksum: u64 = root[3]
+    depth: u64 = tree[1]
+    if (number | birth | count) >> 48 or checksum >> 32 or depth >> 16:
+        raise OverflowError("a number of a tree descriptor is too large")
+    put48(at, number)
+    put48(at + 6, birth)
+    put48(at + 12, count)
+    put32(at + 18, checksum)
+    put16(at + 22, depth)
+    put64(at + 24, tree[2])
+    put64(at + 32, tree[3])
+    put64(at + 40, tree[4])
+    return 0
+
+
 def encode(meta, slot: u64) -> bytes:
     """The page of `meta` for slot 0 or 1, checksum included. O(page size)."""
     size: cython.Py_ssize_t = meta.page_size
@@ -61,9 +84,9 @@ def encode(meta, slot: u64) -> bytes:
     put64(at + durable, meta.durable)
     put64(at + pages, meta.page_count)
     put64(at + time, meta.commit_time)
-    put_raw(at + main, meta.main.pack(), 64)
-    put_raw(at + catalog, meta.catalog.pack(), 64)
-    put_raw(at + free, meta.free.pack(), 64)
+    put_tree(at + main, meta.main)
+    put_tree(at + catalog, meta.catalog)
+    put_tree(at + free, meta.free)
     put64(at + runs, len(carried))
     place: Bytes = at + META_SIZE
     run: tuple

@@ -562,6 +562,10 @@ def test_the_meta_pages_are_the_same(page_size):
         native.encode(dataclasses.replace(state, database_id=b"short"), 0)
     with pytest.raises(OverflowError):
         native.encode(dataclasses.replace(state, durable=-1), 0)
+    for field, value in (("number", 1 << 48), ("birth", 1 << 48), ("checksum", 1 << 32), ("count", -1)):
+        tree = state.main._replace(root=state.main.root._replace(**{field: value}))
+        with pytest.raises(OverflowError):
+            native.encode(dataclasses.replace(state, main=tree), 0)
 
 
 def test_the_garbage_collector_lets_no_buffer_go_before_its_time(capfd):
