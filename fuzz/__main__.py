@@ -24,6 +24,9 @@ PARTS: Final = {
 }
 """For each part its share of ``all`` and its sentence."""
 
+CORRUPT_KINDS: Final = ("flip", "forge", "cut", "page", "sector")
+"""The kinds of damage of ``corrupt``."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -49,11 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--replay", default=None, metavar="CASE", help="run one case only, as a failure has printed it")
+    parser.add_argument(
+        "--kind",
+        action="append",
+        default=[],
+        choices=CORRUPT_KINDS,
+        help="corrupt: only damage of this kind; may be repeated. With flip alone it ends when each byte was tried",
+    )
     given = parser.parse_args(arguments)
     if given.seconds is not None and given.seconds <= 0:
         parser.error("--seconds has to be more than 0")
     if given.jobs < 1:
         parser.error("--jobs has to be at least 1")
+    if given.kind and given.part != "corrupt":
+        parser.error("--kind is for corrupt alone")
     if given.replay is not None and given.part == "all":
         parser.error("--replay needs the part that printed the case")
     seed = random.SystemRandom().randrange(1 << 32) if given.seed is None else given.seed
@@ -70,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     weights = sum(PARTS[part][0] for part in parts)
     lines = []
     for part in parts:
-        options = Options(seconds * PARTS[part][0] / weights, seed, given.jobs, given.replay)
+        options = Options(seconds * PARTS[part][0] / weights, seed, given.jobs, given.replay, tuple(given.kind))
         try:
             lines.append(_run(part, options))
         except ValueError as error:

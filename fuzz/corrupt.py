@@ -16,6 +16,7 @@ signals, more than `SECONDS` of computing and more than `ROOM` of memory.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -50,7 +51,7 @@ def run(options: Options, progress: Progress) -> Result:
     """Damage files until the time is up; with ``options.replay``, one case."""
     if options.replay is not None:
         return _replay(options.replay, progress)
-    return spread(work, options, progress)
+    return spread(functools.partial(work, kinds=options.kinds), options, progress)
 
 
 def _replay(text: str, progress: Progress) -> Result:
@@ -62,12 +63,12 @@ def _replay(text: str, progress: Progress) -> Result:
     return Result(1, failures, {verdict.outcome: 1})
 
 
-def work(share: Share) -> Iterator[Result]:
-    """One worker's part."""
+def work(share: Share, kinds: tuple[str, ...] = ()) -> Iterator[Result]:
+    """One worker's part; only damage of these `kinds`, if any are named."""
     result = Result()
     reported = time.monotonic()
     with Runner() as runner:
-        for kind, case in _cases(share, runner):
+        for kind, case in _cases(share, runner, kinds):
             if share.expired():
                 break
             share.announce(str(case))
@@ -91,8 +92,8 @@ def work(share: Share) -> Iterator[Result]:
 # ---------------------------------------------------------------- cases
 
 
-def _cases(share: Share, runner: Runner) -> Iterator[tuple[str, Case]]:
-    """The worker's cases: first what is few, then the rest mixed, without end."""
+def _cases(share: Share, runner: Runner, kinds: tuple[str, ...] = ()) -> Iterator[tuple[str, Case]]:
+    """The worker's cases: first what is few, then the rest mixed, without end; with flips alone, each byte once."""
     for number, (kind, case) in enumerate(_first(runner)):
         if share.mine(number):
             yield kind, case
@@ -104,13 +105,15 @@ def _cases(share: Share, runner: Runner) -> Iterator[tuple[str, Case]]:
         "page": _shared(_pages(share.seed), share),
         "sector": _shared(_sectors(share.seed), share),
     }
-    rounds = [kind for kind, amount in MIX for _ in range(amount)]
+    rounds = [kind for kind, amount in MIX for _ in range(amount) if not kinds or kind in kinds]
     random.Random(share.seed).shuffle(rounds)
     for number in itertools.count():
         kind = rounds[number % len(rounds)]
         try:
             case = next(sources[kind])
         except StopIteration:  # every byte has been tried: forge instead
+            if kinds and "forge" not in kinds:
+                return
             kind = "forge"
             case = next(sources[kind])
         if commands and not number % CLI_EVERY:

@@ -65,6 +65,8 @@ class Options:
     seed: int
     jobs: int
     replay: str | None = None
+    kinds: tuple[str, ...] = ()
+    """Only these kinds of cases, where a part has kinds; none named: all."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from cowdb.check import check
 from cowdb.recovery import believe
 from fuzz import corrupt
+from fuzz.__main__ import main
 from fuzz.corrupt_bench import Bench
 from fuzz.corrupt_case import Case, apply, find_victim, parse
 from fuzz.corrupt_forge import Forger, cycle
@@ -140,6 +141,21 @@ def test_a_short_run_finds_nothing_and_tries_everything():
     assert [failure.story for failure in result.failures] == []
     assert result.counts["valid"] == result.counts["valid: answered"]
     assert result.cases > 100
+
+
+def test_one_kind_of_damage_alone_comes_to_its_end(monkeypatch):
+    few = [Case("settled", "look", ((at, b"\xee"),)) for at in range(20)]
+    monkeypatch.setattr(corrupt, "_flips", lambda seed: iter(few))
+    monkeypatch.setattr(corrupt, "_first", lambda runner: iter(()))
+    result = corrupt.run(Options(60.0, 1, 1, kinds=("flip",)), Quiet())
+    assert (result.cases, result.counts["flip"], result.failures) == (20, 20, [])
+
+
+@pytest.mark.parametrize("words", [["faults", "--kind", "flip"], ["corrupt", "--kind", "fold"]])
+def test_a_kind_that_there_is_not_is_refused(words):
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--seconds", "1"])
+    assert stop.value.code == 2
 
 
 def test_forging_repeats_from_its_seed():
