@@ -87,7 +87,7 @@ $(VENV)/stamp-bench: pyproject.toml $(wildcard setup.py native/*) $(BIN)/python
 	    for peer in $(PEERS); do $(BIN)/python -m pip install --quiet $$peer || echo "Going on without $$peer."; done; }
 	@touch $@ $(VENV)/stamp-run
 
-$(VENV)/stamp-fuzz: pyproject.toml $(BIN)/python
+$(VENV)/stamp-fuzz: pyproject.toml $(wildcard setup.py native/*) $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	@touch $@ $(VENV)/stamp-run
 
@@ -95,7 +95,7 @@ $(VENV)/stamp-test: pyproject.toml $(wildcard setup.py native/*) $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/stamp-run
 
-$(VENV)/stamp-dev: pyproject.toml $(BIN)/python
+$(VENV)/stamp-dev: pyproject.toml $(wildcard setup.py native/*) $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/stamp-run $(VENV)/stamp-test
 

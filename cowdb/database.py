@@ -567,7 +567,7 @@ def open_on(
     }
     if not real:
         options["disk"] = disk
-    # Plain blocks, not `_registry`: the end of a generator needs memory, and what was opened would be lost.
+    # Plain blocks, not `core.registry`: the end of a generator needs memory, and what was opened would be lost.
     try:
         with shared.registry_lock:
             return _open_inside(disk, target, options, clock=clock, database_id=database_id, tuning=tuning)

@@ -76,7 +76,7 @@ class LockTimeoutError(Error, TimeoutError):
 
     def __str__(self) -> str:
         held = f"; process {self.holder} holds it" if self.holder else ""
-        return f"{self.what} was not free within {self.timeout:g} s{held}"
+        return f"{self.what} was not free within {round(self.timeout, 3):g} s{held}"
 
 
 # ---------------------------------------------------------------- arguments

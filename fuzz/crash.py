@@ -63,7 +63,10 @@ class Case:
     def parse(cls, text: str) -> Self:
         """The case that `str` gave. Raises `ValueError`."""
         head, *tail = text.split("@")
-        words, tuning, mode, seed = head.split("/")
+        parts = head.split("/")
+        if len(parts) != 4:
+            raise ValueError(f"{text!r} is not operations/tuning/mode/seed@step:page=choice,...")
+        words, tuning, mode, seed = parts
         places = []
         for place in tail:
             index, choices = place.split(":")
@@ -262,8 +265,7 @@ def problem_of(case: Case, say: Callable[[str], None] = lambda _: None) -> str |
         doubt = Doubt(start, sector=case.mode.sector, hostile=case.mode.hostile, seed=case.seed)
         doubt.settle(met)
         if index > len(trace):
-            say(f"there is no step {index}: this trace has {len(trace)}")
-            return None
+            return f"this case cannot be replayed: there is no step {index}, the trace has {len(trace)}"
         for step in trace[:index]:
             doubt.apply(step)
         situation = doubt.situation()

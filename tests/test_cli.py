@@ -469,3 +469,41 @@ def test_arguments_of_the_process_are_taken(path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["cowdb", "trees", str(path), "--format", "jsonl"])
     assert main() == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["info", "FILE", "extra"], "cowdb info --help says more"),
+        (["info", "FILE", "--timeout", "-1"], "'-1' is no number of seconds from 0 on"),
+        (["info", "FILE", "--timeout", "nan"], "'nan' is no number of seconds from 0 on"),
+        (["scan", "FILE", "--limit", "few"], "'few' is no whole number from 0 on"),
+        (["delete", "FILE", "--all", "a"], "one of them, not more"),
+    ],
+)
+def test_a_wrong_argument_is_named_in_words(tmp_path, arguments, words):
+    path = tmp_path / "a.cowdb"
+    cowdb.open(path).close()
+    result = cow(*(str(path) if word == "FILE" else word for word in arguments))
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err
+
+
+def test_an_error_of_the_system_names_what_the_user_named(tmp_path):
+    assert explain(PermissionError(13, "no", str(tmp_path / ".x.tmp"))) == (
+        f"you may not make a file in {str(tmp_path)!r}",
+        5,
+    )
+    assert explain(PermissionError(13, "no", str(tmp_path))) == (f"you may not read or write {str(tmp_path)!r}", 5)
+    assert explain(FileNotFoundError(2, "no", str(tmp_path / "a" / "b"))) == (
+        f"there is no directory {str(tmp_path / 'a')!r}",
+        5,
+    )
+    assert explain(FileNotFoundError(2, "no", str(tmp_path / "b"))) == (f"there is no file {str(tmp_path / 'b')!r}", 5)
+    assert explain(cowdb.ReadOnlyError(13, "'a' may be read but not written: open it with read_only=True")) == (
+        "'a' may be read but not written", 5
+    )  # fmt: skip
+
+
+def test_help_of_help():
+    assert cow("help", "help").out == cow("help").out

@@ -206,7 +206,7 @@ def test_load_reports_as_json(run, tmp_path):
         (["-", "--from", "csv", "--delimiter", "ab"], b"", 2, "one character"),
         (["-", "--key", "a"], b"VERSION=3", 2, "for JSON Lines and CSV"),
         (["-"], b"\0\0\0", 2, "cowdb import"),
-        (["/nowhere/x"], b"", 5, "there is no file"),
+        (["/nowhere/x"], b"", 5, "there is no directory"),
         (["-", "--tree", ""], b"{}", 2, "name of its tree"),
         (["-", "--batch", "-1"], b"{}", 2, "--batch"),
         (["-", "--from", "xml"], b"{}", 2, "--from"),
@@ -704,3 +704,46 @@ def test_a_terminal_gets_nothing_that_it_would_obey(tmp_path, arguments):
     assert "red" in text or "base64:" in text
     for char in "\x1b\x07\x9b\u202e":
         assert char not in text, ascii(text)
+
+
+# ---------------------------------------------------------------- what must not happen
+
+
+@pytest.mark.parametrize("target", ["itself", "another"])
+def test_a_dump_never_replaces_a_database(run, tmp_path, target):
+    """`dump a.cowdb a.cowdb --force` made JSON Lines of the database that it was reading."""
+    for name in ("a.cowdb", "b.cowdb"):
+        with cowdb.open(tmp_path / name) as db:
+            db[b"k"] = name.encode()
+    output = tmp_path / ("a.cowdb" if target == "itself" else "b.cowdb")
+    code, _, err = run("dump", tmp_path / "a.cowdb", output, "--force")
+    assert (code, "is a database" in err) == (2, True)
+    assert content(output) == {None: {b"k": output.name.encode()}}
+
+
+def test_a_dump_to_a_dash_goes_to_the_output(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with cowdb.open("a.cowdb") as db:
+        db[b"k"] = b"v"
+    assert run("dump", "a.cowdb", "-")[:2] == (0, b'{"key": "k", "value": "v"}\n')
+    assert not Path("-").exists()
+
+
+def test_a_dump_does_not_pretend_to_hide_anything(run, tmp_path):
+    with cowdb.open(tmp_path / "a.cowdb") as db:
+        db[b"secret"] = b"v"
+    code, out, err = run("dump", tmp_path / "a.cowdb", "--show", "redacted")
+    assert (code, out) == (2, b"")
+    assert "--show redacted" in err
+
+
+def test_a_load_that_stored_nothing_leaves_no_mark(run, tmp_path):
+    """The wrong --key stopped a load at the header; the right one then was told that its options differed."""
+    source = tmp_path / "words.csv"
+    source.write_text("word,meaning\nmoo,what cows say\n", encoding="utf-8")
+    path = tmp_path / "a.cowdb"
+    code, _, err = run("load", path, source, "--key", "nope")
+    assert (code, "nothing was stored" in err) == (1, True)
+    assert content(path) == {None: {}}
+    assert run("load", path, source, "--key", "word", "--value", "meaning")[0] == 0
+    assert content(path) == {None: {b"moo": b"what cows say"}}

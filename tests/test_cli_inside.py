@@ -279,3 +279,29 @@ def test_the_state_of_a_slot_can_be_chosen(made, tmp_path):
     spoil(copy, 1)
     assert cow("pages", copy, "--slot", "1").code == 1
     assert cow_json("pages", copy) == cow_json("pages", made[0])
+
+
+def test_a_redacted_page_shows_nothing_of_a_key(tmp_path):
+    path = tmp_path / "a.cowdb"
+    with cowdb.open(path) as db:
+        db[b"secret"] = b"v"
+    leaf = next(record["page"] for record in cow_json("pages", path) if record["kind"] == "leaf")
+    assert b"secr".hex() in cow("page", path, leaf).out
+    for form in ("text", "json"):
+        result = cow("page", path, leaf, "--show", "redacted", "--format", form)
+        assert result.code == 0
+        assert b"secr".hex() not in result.out
+        assert "secr" not in result.out
+
+
+def test_the_name_that_the_main_tree_has_in_tables_is_understood(made):
+    path, _ = made
+    assert cow("count", path, "--tree", "(main)").out == cow("count", path).out
+    assert cow("pages", path, "--tree", "(main)").code == 0
+    result = cow("pages", path, "--tree", "nope")
+    assert (result.code, "there is no tree 'nope'" in result.err) == (1, True)
+
+
+def test_a_key_in_hex_is_asked_for_in_one_way(made):
+    path, _ = made
+    assert cow("path", path, "--hex", b"key:000001".hex()).out == cow("path", path, "key:000001").out

@@ -287,6 +287,14 @@ def test_a_short_search_finds_nothing():
     assert result.cases > 100
 
 
+def test_a_case_that_cannot_be_replayed_is_not_called_right():
+    text = "lazy+sync/plain/4096/0@99:0=0"
+    result = crash.run(Options(30.0, 1, 1, text), Quiet())
+    assert ["there is no step 99" in failure.story for failure in result.failures] == [True]
+    with pytest.raises(ValueError, match="is not operations/tuning"):
+        Case.parse("nonsense")
+
+
 @pytest.mark.parametrize("text", ["birth", "put+lazy/plain/4096/0", "put+lazy/plain/4096/0@14:0=0@5:"])
 def test_a_case_is_replayed(capfd, text):
     result = crash.run(Options(1.0, 1, 1, text), Quiet())

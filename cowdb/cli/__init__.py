@@ -52,6 +52,7 @@ from cowdb.errors import (
     KeySizeError,
     LockTimeoutError,
     NotADatabaseError,
+    ReadOnlyError,
     VersionError,
 )
 
@@ -106,6 +107,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
         usage="cowdb COMMAND ... | cowdb help [COMMAND] | cowdb --version",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="say which cowdb this is, and which page kernel")
+    parser.wanted = wanted
     commands = parser.add_subparsers(
         metavar="COMMAND", dest="command", required=True, help=argparse.SUPPRESS, parser_class=_Parser, prog="cowdb"
     )
@@ -160,6 +162,9 @@ def _add(commands: argparse._SubParsersAction[_Parser], command: registry.Comman
 class _Parser(argparse.ArgumentParser):
     """Complains in one sentence, and says where help is."""
 
+    wanted: str | None = None
+    """The command that is called."""
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments; exit code 2."""
         known = [command.name for command in registry.COMMANDS]
@@ -170,7 +175,10 @@ class _Parser(argparse.ArgumentParser):
         elif "required: COMMAND" in message:
             self.print_help(sys.stderr)
             self.exit(USAGE)
-        self.exit(USAGE, f"{self.prog}: {shown_text(message)}\n{self.prog} --help says more.\n")
+        prog = self.prog
+        if message.startswith("unrecognized arguments") and self.wanted in known:
+            prog = f"{prog} {self.wanted}"  # the command has left them over, and nobody else wants them
+        self.exit(USAGE, f"{prog}: {shown_text(message)}\n{prog} --help says more.\n")
 
 
 class _Version(argparse.Action):
@@ -180,7 +188,7 @@ class _Version(argparse.Action):
 
 
 def version() -> str:
-    """One line: version, form of the page kernel, file format, Python, and what of the optional helpers is there."""
+    """One line: version, form of the page kernel, file format, Python."""
     import importlib.util  # noqa: PLC0415 - for this line alone
     import platform  # noqa: PLC0415
 
@@ -198,7 +206,7 @@ def version() -> str:
 
 def _help(args: argparse.Namespace, _out: Output) -> int:
     parser = build_parser(args.topic)
-    if args.topic is None:
+    if args.topic in {None, "help"}:
         parser.print_help()
         return 0
     if args.topic not in {command.name for command in registry.COMMANDS}:
@@ -252,6 +260,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), USAGE
     if isinstance(error, MemoryError):
         return "there is not enough memory for this", IO_ERROR
+    if isinstance(error, ReadOnlyError):
+        return (error.strerror or str(error)).replace(": open it with read_only=True", ""), IO_ERROR
     if isinstance(error, OSError) and not isinstance(error, Error) and error.strerror:
         return _of_the_system(error), IO_ERROR
     return str(error), IO_ERROR
@@ -261,10 +271,12 @@ def _of_the_system(error: OSError) -> str:
     name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else None
     if name is None:
         return f"the system says: {error.strerror}"
+    folder = os.path.dirname(os.path.abspath(name))
     if isinstance(error, FileNotFoundError):
-        return f"there is no file {name!r}"
+        return f"there is no file {name!r}" if os.path.isdir(folder) else f"there is no directory {folder!r}"
     if isinstance(error, PermissionError):
-        return f"you may not do that with {name!r}: {error.strerror}"
+        there = os.path.lexists(name)
+        return f"you may not read or write {name!r}" if there else f"you may not make a file in {folder!r}"
     if isinstance(error, IsADirectoryError):
         return f"{name!r} is a directory; name a file inside it"
     return f"{name!r}: {error.strerror}"

@@ -228,6 +228,10 @@ class Batches:
         if self._size == 0 and place is not None:
             self.abandon()
             return
+        begun = self.stored or self._unbound or self._mark is not None or any(self._groups.values())
+        if place is not None and not begun:
+            self.abandon()  # there is nothing to go on from
+            return
         self._put()
         self._commit(place)
 

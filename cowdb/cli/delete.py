@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_path(parser)
     parser.add_argument("keys", metavar="KEY", nargs="*", help="the keys")
     add_tree(parser)
-    add_range(parser)
+    add_range(parser, "or a range of keys")
     parser.add_argument("--all", action="store_true", help="every key of the tree; the tree stays, empty")
     parser.add_argument("--drop", action="store_true", help="the named tree itself, with every key")
     parser.add_argument("--dry-run", "-n", action="store_true", help="only say how many keys there are to remove")
@@ -45,8 +45,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     """See `cowdb.cli`."""
     ranged = any(bound is not None for bound in (args.prefix, args.start, args.stop))
-    if sum((bool(args.keys), ranged, args.all, args.drop)) != 1:
-        raise CommandError("say what to remove: KEYs, or a range, or --all, or --drop", USAGE)
+    said = sum((bool(args.keys), ranged, args.all, args.drop))
+    if said != 1:
+        what = "KEYs, or a range, or --all, or --drop"
+        raise CommandError(f"say what to remove: {what}" + ("; one of them, not more" if said else ""), USAGE)
     if args.drop and args.tree is None:
         raise CommandError("the main tree cannot be dropped; --all empties it", USAGE)
     keys = [given_key(args, text) for text in args.keys]

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from cowdb import format as fmt
 from cowdb.cli.batches import MARKS
 from cowdb.cli.formats import FORMATS, recognise, write
 from cowdb.cli.opening import add_path, add_timeout, reading, tree_of
@@ -39,7 +40,7 @@ named ones in a file: choose with --tree.
 EXAMPLES: Final = (
     ("cowdb dump app.cowdb entries.jsonl", "everything, as JSON Lines"),
     ("cowdb dump app.cowdb --tree cows --as csv", "one tree as a table"),
-    ("cowdb dump app.cowdb --as mdb | mdb_load new-lmdb", "into LMDB, named trees as named databases"),
+    ("mkdir lmdb; cowdb dump app.cowdb --as mdb | mdb_load lmdb", "into LMDB, named trees as named databases"),
     ("cowdb dump app.cowdb --tree cows --plain --as bdb | db_load cows.db", "a tree into a Berkeley DB file"),
 )
 
@@ -52,7 +53,7 @@ _BUFFER: Final = 1 << 18
 def arguments(parser: argparse.ArgumentParser) -> None:
     """See `cowdb.cli`."""
     add_path(parser)
-    parser.add_argument("output", metavar="OUTPUT", nargs="?", help="the file to write (default: the standard output)")
+    parser.add_argument("output", metavar="OUTPUT", nargs="?", help="the file to write (default or -: standard output)")
     parser.add_argument(
         "--as", dest="form", choices=FORMATS, help="the format (default: by the ending of OUTPUT, else jsonl)"
     )
@@ -67,7 +68,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of mdb and bdb: bytes that print as they are, not in hex",
     )
-    parser.add_argument("--force", action="store_true", help="replace OUTPUT if it is there")
+    parser.add_argument("--force", action="store_true", help="replace OUTPUT if it is there, and no database")
     add_timeout(parser)
     mix(parser)
 
@@ -76,12 +77,18 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """See `cowdb.cli`."""
     form = args.form or (recognise(args.output) if args.output else None) or "jsonl"
     delimiter = "\t" if args.output and args.output.lower().endswith(".tsv") else ","
+    if args.output == "-":
+        args.output = None
+    if out.show != "text":
+        raise CommandError(f"dump writes keys and values whole, so --show {out.show} cannot be kept", USAGE)
     if args.output is not None and not os.path.basename(args.output):
         raise CommandError(f"{args.output!r} names no file to write", USAGE)
     if args.plain and (args.main or len(args.tree or ()) != 1):
         raise CommandError("--plain is for one --tree", USAGE)
     if args.output and os.path.isfile(args.output) and not args.force:
         raise CommandError(f"{args.output!r} is there already; --force replaces it", USAGE)
+    if args.output and _is_database(args.output):
+        raise CommandError(f"{args.output!r} is a database; it stays as it is, also with --force", USAGE)
     with reading(args.file, args.timeout) as state:
         trees = _chosen(state, args)
         total = sum(len(tree) for _, tree in trees)
@@ -117,6 +124,16 @@ def _progress(args: argparse.Namespace, out: Output) -> Iterator[Progress]:
         return
     with out.progress(f"dumping {os.path.basename(args.file)}", "entries") as tick:
         yield tick
+
+
+def _is_database(path: str) -> bool:
+    """Whether there is a file of cowdb's there; what cannot be read is none."""
+    at = fmt.META.offset("magic")
+    try:
+        with open(path, "rb") as file:
+            return file.read(at + len(fmt.MAGIC))[at:] == fmt.MAGIC
+    except OSError:
+        return False
 
 
 def _is_file(stream: TextIO) -> bool:

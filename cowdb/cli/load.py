@@ -214,6 +214,8 @@ def tell_stop(batches: Batches, *, seekable: bool, atomic: bool) -> str:
     """What is stored when an input ended at a bad entry, and how to go on."""
     if atomic:
         return "nothing was stored"
+    if not batches.stored:
+        return "nothing was stored"
     if not seekable:
         return f"the {batches.stored:,} entries before it are stored"
     return f"the {batches.stored:,} entries before it are stored; mend it and give the same command again to go on"

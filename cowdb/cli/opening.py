@@ -14,12 +14,14 @@ A file that is no database is found out before anything is made beside it.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from cowdb.cli.measure import tree_label
 from cowdb.cli.output import IO_ERROR, USAGE, CommandError
 from cowdb.errors import CorruptionError, LockTimeoutError, NotADatabaseError
 from cowdb.inspection import State, slots
@@ -28,7 +30,6 @@ from cowdb.sharing import FileSharing
 from cowdb.storage import FileDisk, FileStorage
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator
 
     from cowdb.database import Database
@@ -65,9 +66,9 @@ def add_path(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the database file")
 
 
-def add_tree(parser: argparse.ArgumentParser) -> None:
-    """Add ``--tree NAME``, ``args.tree``: None for the main tree."""
-    parser.add_argument("--tree", "-t", metavar="NAME", help="the named tree (default: the main tree)")
+def add_tree(parser: argparse.ArgumentParser, default: str = "the main tree") -> None:
+    """Add ``--tree NAME``, ``args.tree``: None for `default`."""
+    parser.add_argument("--tree", "-t", metavar="NAME", help=f"the named tree (default: {default})")
 
 
 def add_timeout(parser: argparse.ArgumentParser) -> None:
@@ -82,15 +83,20 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < 1e9:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 on")
     return value
 
 
 def tree_of(state: State, name: str | None) -> Tree:
     """The tree called `name` (None: the main tree); a `CommandError` that says which there are, if it is not one."""
     tree = state.tree(name)
+    if tree is None and name == tree_label(None):
+        return state.main  # so it stands in tables; a tree that is really called so goes first
     if tree is None:
         names = state.names()
         there = f"there are {', '.join(map(repr, names[:10]))}{' and more' if len(names) > 10 else ''}"

@@ -75,6 +75,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
         facts = describe(look.storage, args.page, raw, size)
         if args.page < fmt.META_PAGES:
             facts["meta"] = describe_slot(look.slots[args.page]) | _trees(raw, args.page)
+    if out.show == "redacted":
+        for slot in facts["slots"]:
+            slot["head"] = None  # it is the beginning of the key
     if args.hex:
         facts["hex"] = raw.hex()
     if out.machine:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from cowdb.cli.opening import add_path, add_timeout, looking
+from cowdb.cli.measure import tree_label
+from cowdb.cli.opening import add_path, add_timeout, looking, tree_of
 from cowdb.cli.output import FINDINGS, FINE, USAGE, Column, CommandError
 from cowdb.cli.stat import every_tree, state_of
 from cowdb.cli.walks import Census
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     with looking(args.file, args.timeout, slot=args.slot) as look:
         state = state_of(look, out)
         trees, broken = every_tree(state)
+        if args.tree is not None and not broken and args.tree not in {tree_label(tree.name) for tree in trees}:
+            tree_of(state, args.tree)  # it says which there are
         census = Census(state, trees)
         with out.progress("walking", "pages") as tick:
             census.take(tick)

@@ -23,13 +23,13 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 DESCRIPTION: Final = r"""
 Goes down from the root to where KEY is or would be, and says at each page why
 it goes on as it does: child i of a branch holds the keys from separator i up to
-the next one. KEY is text with \xNN for other bytes, or hex with --key hex.
+the next one. KEY is text with \xNN for other bytes, or hex with --hex.
 Exit code 1 if the key is not there, or a page on the way is damaged.
 """
 
 EXAMPLES: Final = (
     ("cowdb path app.cowdb user:42", "in the main tree"),
-    ("cowdb path app.cowdb -t users --key hex 00ff", "two bytes, in a named tree"),
+    ("cowdb path app.cowdb -t users --hex 00ff", "two bytes, in a named tree"),
 )
 
 _SHOWN: Final = 40
@@ -40,6 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_path(parser)
     parser.add_argument("keys", metavar="KEY", help="the key to look up")
     parser.add_argument("--key", choices=("text", "hex"), default="text", help="how KEY is written (default: text)")
+    parser.add_argument("--hex", dest="key", action="store_const", const="hex", help="the same as --key hex")
     add_tree(parser)
     add_timeout(parser)
 

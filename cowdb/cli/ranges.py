@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import argparse
+from typing import Any
 
 from cowdb.cli.data import given
 from cowdb.cli.output import USAGE, CommandError
 from cowdb.cursor import after_prefix
-
-if TYPE_CHECKING:
-    import argparse
 
 __all__ = ["add_hex", "add_range", "given_key", "mix", "natural", "range_of"]
 
@@ -27,9 +25,9 @@ def add_hex(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_range(parser: argparse.ArgumentParser) -> None:
+def add_range(parser: argparse.ArgumentParser, title: str = "which keys (default: all)") -> None:
     """Add ``--prefix``, ``--start``, ``--stop`` and ``--hex``; `range_of` reads them."""
-    group = parser.add_argument_group("which keys (default: all)")
+    group = parser.add_argument_group(title)
     group.add_argument("--prefix", "-p", metavar="KEY", help="those that begin with it")
     group.add_argument("--start", metavar="KEY", help="from this key on")
     group.add_argument("--stop", metavar="KEY", help="up to this key, which is left out")
@@ -76,7 +74,10 @@ def range_of(args: argparse.Namespace) -> tuple[bytes | None, bytes | None]:
 
 def natural(text: str) -> int:
     """A whole number from 0 on, for argparse."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
     if value < 0:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
     return value

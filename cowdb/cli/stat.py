@@ -57,7 +57,7 @@ CONTENT: Final = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     """See `cowdb.cli`."""
     add_path(parser)
-    add_tree(parser)
+    add_tree(parser, "all trees")
     add_timeout(parser)
 
 
@@ -86,7 +86,7 @@ def state_of(look: Look, out: Output) -> State:
     """The state of a file to look at; a note if it is damaged."""
     if look.state is None:
         raise CommandError(
-            f"{look.problem or 'no meta page can be read'}; cowdb recover finds what is whole without it"
+            f"{look.problem or 'no meta page can be read'}; cowdb recover finds what is whole without them"
         )
     if look.problem:
         out.note(f"{look.problem}; shown is the newest meta page that can be read")

@@ -1,8 +1,8 @@
 """What changed between two looks at a database: a look is a few reads.
 
 A reference carries the birth of its page, so the pages that commits have written
-since the last look are found by entering only what is younger (DESIGN: deltas are
-cheap).  Pages that were written and freed again in between are not seen.
+since the last look are found by entering only what is younger.  Pages that were
+written and freed again in between are not seen.
 """
 
 from __future__ import annotations
