@@ -250,12 +250,11 @@ class Pager:
         words.busy = True
         state = take_over(self.storage, published.meta, words.durable)
         try:
-            reassert(self.storage, state, words.durable)
+            self.counters.flushes += reassert(self.storage, state, words.durable)
         except CorruptionError:
             raise
         except OSError as error:
             self.poison.fail("re-asserting the state of the file", error)
-        self.counters.flushes += 1
         meta = state.meta
         words.durable = (meta.transaction, state.slot)
         self._durable_pages = meta.page_count

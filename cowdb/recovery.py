@@ -20,6 +20,12 @@ Reading starts at once from the believed state.  Before the first write, it is
 not on disk, so the pages born after `durable` and the meta are written again and
 flushed, and a torn or rejected meta in the other slot is overwritten with a copy
 of the chosen one, so that no later crash can bring it back.
+
+A torn one is blanked first.  Meta pages end in the same zeros, so a copy of which
+only the end arrives could complete one of which only the beginning had.
+
+    torn        [ 43 ][ ? ][ ? ]          blanked     [ -- ][ ? ][ ? ]
+    copy of 42  [    ][ 0 ][ 0 ]  = 43!   copy of 42  [    ][ 0 ][ 0 ]  = nothing
 """
 
 from __future__ import annotations
@@ -43,6 +49,8 @@ __all__ = ["Believed", "believe", "reassert", "take_over", "young_runs"]
 
 _HEADER: Final = fmt.PAGE_HEADER.struct
 _PIECE: Final = 1 << 20
+_SECTOR: Final = 512
+"""Bytes that a disk writes as a whole or not at all; the checksum of a page lies in its first ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -280,8 +288,10 @@ def take_over(storage: Storage, published: Meta, durable: tuple[int, int] | None
     raise CorruptionError(damage.page_number, f"the published state is not whole any more: {damage.reason}")
 
 
-def reassert(storage: Storage, state: Believed, durable: tuple[int, int] | None = None) -> None:
-    """Write the believed state again and flush it (P3).  Idempotent; a crash in the middle changes nothing.
+def reassert(storage: Storage, state: Believed, durable: tuple[int, int] | None = None) -> int:
+    """Write the believed state again and flush it (P3); how many flushes it took.
+
+    Idempotent; a crash in the middle changes nothing.
 
     Where D is known (`durable`), its slot and its pages are left alone.  Where
     it is not, nobody in this session has seen to the name of the file either: who
@@ -293,7 +303,17 @@ def reassert(storage: Storage, state: Believed, durable: tuple[int, int] | None 
         storage.flush_name()
     meta = state.meta
     size = meta.page_size
-    if durable is None or meta.transaction != durable[0]:
+    other = state.other
+    again = durable is None or meta.transaction != durable[0]
+    # Where both slots hold this very state, as in a new file, one of them stays as it is: a device that spoils the
+    # sectors that it is rewriting must not spoil both.
+    spoilt = other is None or state.rejected or _age(other) > _age(meta)
+    copied = (spoilt or (_age(other) == _age(meta) and other != meta)) and (durable is None or durable[1] == state.slot)
+    flushes = 1
+    if _blank(storage, {state.slot: again, 1 - state.slot: copied}, size):
+        storage.flush()
+        flushes = 2
+    if again:
         since = meta.durable if durable is None else max(meta.durable, durable[0])
         for number, pages in young_runs(storage, dataclasses.replace(meta, durable=since)):
             offset, end = number * size, (number + pages) * size
@@ -302,10 +322,15 @@ def reassert(storage: Storage, state: Believed, durable: tuple[int, int] | None 
                 storage.write(offset, [piece])
                 offset += len(piece)
         storage.write(state.slot * size, [meta_page.encode(meta, state.slot)])
-    other = state.other
-    # Where both slots hold this very state, as in a new file, one of them stays as it is: a device that spoils the
-    # sectors that it is rewriting must not spoil both.
-    spoilt = other is None or state.rejected or _age(other) > _age(meta)
-    if (spoilt or (_age(other) == _age(meta) and other != meta)) and (durable is None or durable[1] == state.slot):
+    if copied:
         storage.write((1 - state.slot) * size, [meta_page.encode(meta, 1 - state.slot)])
     storage.flush()
+    return flushes
+
+
+def _blank(storage: Storage, wanted: dict[int, bool], size: int) -> bool:
+    """Zero the beginning of the meta pages that are torn and `wanted`, a sector; whether there were any."""
+    torn = [slot for slot, found in enumerate(_read_slots(storage)) if found is None and wanted[slot]]
+    for slot in torn:
+        storage.write(slot * size, [bytes(_SECTOR)])
+    return bool(torn)

@@ -242,8 +242,8 @@ class _Deaf:
 def _takeover_without_flush() -> list[Change]:
     """Who goes on after a killed process takes what it finds for durable."""
 
-    def reassert(_storage: Any, _state: Any, _durable: Any = None) -> None:
-        return
+    def reassert(_storage: Any, _state: Any, _durable: Any = None) -> int:
+        return 0
 
     return [(pager_module, "reassert", reassert)]
 
@@ -274,11 +274,17 @@ def _group_acknowledged_together() -> list[Change]:
 def _no_reassertion() -> list[Change]:
     """After a flush that failed, the next process flushes but writes nothing again (P3, PostgreSQL 2018)."""
 
-    def reassert(storage: Any, _state: Any, _durable: Any = None) -> None:
+    def reassert(storage: Any, _state: Any, _durable: Any = None) -> int:
         storage.flush_name()
         storage.flush()
+        return 1
 
     return [(pager_module, "reassert", reassert)]
+
+
+def _torn_meta_completed() -> list[Change]:
+    """A torn meta page is written over at once, so what arrives of that can complete what had arrived before."""
+    return [(recovery, "_blank", lambda *_: False)]
 
 
 def _flush_retried() -> list[Change]:
@@ -306,6 +312,8 @@ class Bug:
     part: str
     changes: Callable[[], list[Change]]
     known: str
+    rare: bool = False
+    """It shows in one of tens of millions of states, so a search that is else blind is told the case."""
 
 
 BUGS: Final[dict[str, Bug]] = {
@@ -332,6 +340,12 @@ BUGS: Final[dict[str, Bug]] = {
     "sealed states are not live": Bug("crash", _group_not_live, "group/plain/4096/0"),
     "a group acknowledged too early": Bug("crash", _group_acknowledged_together, "group/plain/4096/0"),
     "skip the re-assertion": Bug("crash", _no_reassertion, "fail+put/plain/4096/0"),
+    "complete a torn meta": Bug(
+        "crash",
+        _torn_meta_completed,
+        "group+lazy+group+range+large+kill+delete/two/512h/2028@59:1=2@2:1=1",
+        rare=True,
+    ),
     "retry a failed flush": Bug("crash", _flush_retried, "fail/plain/4096/0"),
     "the writer goes on after a failed flush": Bug("faults", _writer_not_stopped, "flush:one put:EIO:once:2:*"),
 }
