@@ -21,6 +21,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cowdb.errors import Error
+from cowdb.locks import tries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from cowdb.readers import Snapshot
     from cowdb.storage import Storage
 
-__all__ = ["Core", "close_idle", "cores", "forks", "handles", "registry", "registry_lock"]
+__all__ = ["Core", "close_idle", "cores", "handles", "registry"]
 
 
 class Handled(Protocol):
@@ -45,6 +46,7 @@ class Handled(Protocol):
 _log: Final = logging.getLogger("cowdb")
 registry_lock: Final = threading.RLock()
 """Held by who opens or closes a core."""
+_tries: Final = tries(registry_lock)
 cores: dict[tuple[int, ...], Core] = {}
 """The cores that are open, by device and inode."""
 handles: Final[weakref.WeakSet[Handled]] = weakref.WeakSet()
@@ -63,9 +65,10 @@ def _after_fork() -> None:
     Nothing of them is closed but the descriptor of the lock, which would keep the file locked as long as the child
     lives.  Transactions refuse: the parent knows nothing of these copies, and must not be disturbed by a commit.
     """
-    global forks, registry_lock  # noqa: PLW0603 - a lock that the parent held would be held for ever
+    global forks, registry_lock, _tries  # noqa: PLW0603 - a lock that the parent held would be held for ever
     forks += 1
     registry_lock = threading.RLock()  # type: ignore[misc]
+    _tries = tries(registry_lock)  # type: ignore[misc]
     for handle in list(handles):
         handle.part()
     for core in cores.values():
@@ -96,16 +99,27 @@ def close_idle() -> None:
 
     Nobody is here to be told of an error, so the log is.
     """
-    while _idle and registry_lock.acquire(blocking=False):
+    lock = registry_lock
+    while _idle:
+        mine = False
         try:
-            while _idle:
-                core = _idle.popleft()
-                try:
-                    core.close_if_unused()
-                except (Error, OSError) as error:
-                    _log.warning("closing %r failed: %s", core.storage.path, error)
+            for mine in _tries:  # noqa: B007 - it is looked at behind it
+                break
+            if not mine:
+                return
+            _close_all_idle()
         finally:
-            registry_lock.release()
+            if mine:
+                lock.release()
+
+
+def _close_all_idle() -> None:
+    while _idle:
+        core = _idle.popleft()
+        try:
+            core.close_if_unused()
+        except (Error, OSError) as error:
+            _log.warning("closing %r failed: %s", core.storage.path, error)
 
 
 class Core:
@@ -143,6 +157,7 @@ class Core:
             finally:
                 if self.pager.closed:
                     del cores[self.key]
+                    self.pager.gate.when_idle = None  # it led back here, and would keep the mapping
 
     def pin(self, snapshot: Snapshot) -> Any:
         """A mapping of the file that keeps `snapshot` alive as long as it is held."""

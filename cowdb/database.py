@@ -236,7 +236,11 @@ class Database(Handle[Core, Transaction]):
             return transaction  # noqa: TRY300 - an interrupt here must find the handler, too
         except BaseException:  # whatever comes in between, the writer lock does not stay behind
             try:
-                self._end_of(pager, draft, turn, held)
+                try:
+                    self._end_of(pager, draft, turn, held)
+                except BaseException:  # interrupted as it began
+                    self._end_of(pager, draft, turn, held)
+                    raise
             finally:
                 gate.exit(turn)
             raise

@@ -13,6 +13,7 @@ A `Draft` has a writer for each tree that was touched; all of them share one
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import TYPE_CHECKING, NoReturn
 
 from cowdb.errors import ClosedError
@@ -65,7 +66,8 @@ class Draft:
         self.following = following
         self.changes = Changes(birth, budget, lambda: spill(self))
         self.space = space
-        self._main: Writer | None = None
+        self._main: Writer | None = None  # made here, or ...
+        self._transaction: weakref.ref[Writer] | None = None  # ... the write transaction, which has the draft
         self._catalog: Writer | None = None
         self._free: Writer | None = None
         self.named: dict[str, Writer] = {}
@@ -77,16 +79,25 @@ class Draft:
 
     @property
     def main(self) -> Writer:
-        """The main tree's writer; the write transaction puts itself here."""
-        if self._main is None:
+        """The main tree's writer; the write transaction puts itself here.
+
+        It has the draft, so the draft does not have it: forgotten, it ends at once,
+        and not when the garbage collector comes by.
+        """
+        found = self._found()
+        if found is None:
             if self.closed:
                 _ended()
-            self._main = Writer(self.space, self.meta.main, self.changes)
-        return self._main
+            found = self._main = Writer(self.space, self.meta.main, self.changes)
+        return found
 
     @main.setter
     def main(self, writer: Writer) -> None:
-        self._main = writer
+        self._transaction = weakref.ref(writer)
+
+    def _found(self) -> Writer | None:
+        found = self._main
+        return self._transaction() if found is None and self._transaction is not None else found
 
     @property
     def catalog(self) -> Writer:
@@ -147,8 +158,9 @@ class Draft:
 
     def stop(self) -> None:
         """See to it that nothing of it is written any more. It needs no memory."""
-        if self._main is not None:
-            Reader.close(self._main)  # who writes asks it first: see `Pager.spill` and `Pager.commit`
+        main = self._found()
+        if main is not None:
+            Reader.close(main)  # who writes asks it first: see `Pager.spill` and `Pager.commit`
 
     def close(self) -> None:
         """End it: every tree of it refuses from now on. Harmless when repeated, as after an interrupt.
@@ -159,7 +171,7 @@ class Draft:
         for writer in self._all():
             Reader.close(writer)  # not the main tree's own close, which ends the whole transaction
         self.closed = True
-        self._main = None
+        self._main = self._transaction = None
         self.changes.spill = _ended
 
 

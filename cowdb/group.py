@@ -43,7 +43,7 @@ class Group:
     """Who is sealed and not durable yet, of one process.
 
     `pending` waits for a flush, `in_flight` is being flushed.  Both are changed
-    under a mutex, in one step each, and may be looked at without it.
+    under a mutex; who must see no member on his way from one to the other holds it.
     """
 
     __slots__ = ("_asleep", "_gate", "_leader", "_mutex", "_poison", "in_flight", "pending")
@@ -70,10 +70,12 @@ class Group:
 
     def transactions(self) -> list[int]:
         """The transactions that are sealed and not durable yet. They count as live (P6)."""
-        if not self.pending and not self.in_flight:
-            return []
         with self._mutex:
             return [member.meta.transaction for member in self.in_flight + self.pending]
+
+    def idle(self) -> bool:
+        """Whether nobody is on his way any more: what waits for a flush after a failure waits in vain."""
+        return not self.in_flight and (not self.pending or self._poison.reason is not None)
 
     def wait_for(self, member: Member, publish: Publish) -> None:
         """Return when `member` is durable and published (I9); `publish` for all who wait, if nobody does."""

@@ -17,14 +17,23 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from cowdb.errors import Error, LockTimeoutError
 
-__all__ = ["AT_ONCE", "Turn", "WriterLock", "me"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Protocol
 
-AT_ONCE: Final = (False,)
-"""Arguments of `acquire` for who cannot wait. A call with a tuple that is there already needs no memory."""
+    class Lockable(Protocol):
+        """A lock of `threading`."""
+
+        def acquire(self, blocking: bool = ..., /) -> bool:
+            """Take it; False if that takes waiting and `blocking` is false."""
+
+
+__all__ = ["Turn", "WriterLock", "me", "tries"]
 
 _thread: Final = threading.local()
 
@@ -36,6 +45,16 @@ def me() -> object:
     except AttributeError:
         found = _thread.me = object()
     return found
+
+
+def tries(lock: Lockable) -> Iterator[bool]:
+    """Tries to take `lock` at once, without end: after ``for mine in tries: break`` it is `mine` or somebody else's.
+
+    A plain call looks for signals when it returns, before its result has a name.
+    An interrupt there would leave the lock taken, and nobody would know; the step
+    of a `for` does not look.  It needs no memory.
+    """
+    return iter(partial(lock.acquire, False), None)
 
 
 class Turn:
@@ -62,7 +81,7 @@ class WriterLock:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._try_mutex = self._mutex.acquire
+        self._tries = tries(self._mutex)
         self._waiting: deque[Turn] = deque()
         self._holder: Turn | None = None
 
@@ -124,7 +143,8 @@ class WriterLock:
             turn = Turn()
         mine = free = False
         try:
-            mine = self._try_mutex(*AT_ONCE)
+            for mine in self._tries:  # noqa: B007 - it is looked at behind it
+                break
             if mine:  # else somebody is just taking it or letting it go, and will look himself
                 self._hand_on()
                 free = self._holder is None
@@ -177,7 +197,8 @@ class WriterLock:
         while self._due():
             mine = False
             try:
-                mine = self._try_mutex(*AT_ONCE)
+                for mine in self._tries:  # noqa: B007 - it is looked at behind it
+                    break
                 if not mine:
                     return
                 self._hand_on()

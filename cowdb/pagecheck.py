@@ -298,20 +298,20 @@ def _rise(column: Sequence[int] | Sequence[bytes]) -> bool:
     return all(map(lt, column, column[1:]))
 
 
-@lru_cache(256)
+@lru_cache(64)  # pages of one file have few shapes
 def _headless(heap: int, step: int, cells: int, length: int) -> bytes:
     """The slots of cells at this distance from each other, in their order in the heap, without heads."""
     places = range(heap, heap + step * cells, step)
     return Struct(f"<{cells}Q").pack(*(place << 16 | length for place in places))
 
 
-@lru_cache(256)
+@lru_cache(64)  # pages of one file have few shapes
 def _slots(cells: int) -> tuple[Struct, Struct, Struct]:
     """Takes slots apart: whole ones as numbers, only the heads, only the places."""
     return Struct(f"<{cells}Q"), Struct("<" + "4xI" * cells), Struct("<" + "2xH4x" * cells)
 
 
-@lru_cache(256)
+@lru_cache(64)  # pages of one file have few shapes
 def _keys(cells: int, length: int, value: int) -> Struct:
     """Takes the keys out of cells of one shape."""
     return Struct(f"{fmt.CELL_HEAD_SIZE}x{length}s{value}x" * cells)

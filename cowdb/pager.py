@@ -176,7 +176,7 @@ class Pager:
         """
         lock = self.writer_lock
         try:
-            if lock.holds(turn) and self._has_turn and not self.group.pending and not self.group.in_flight:
+            if lock.holds(turn) and self._has_turn and self.group.idle():
                 try:
                     if not self.storage.read_only and self.poison.reason is None:
                         self._cut_file()
@@ -452,20 +452,28 @@ class Pager:
             group.wait_for(member, self._publish)
         except BaseException as error:
             # The others, and the next writer, must not wait for a thread that was interrupted.
-            if not isinstance(error, PoisonedError) and self.poison.reason is None:
-                group.drain(self._publish)
-            elif group.in_flight:
-                group.tidy()
+            try:
+                self._see_to_the_others(error)
+            except BaseException:
+                self._see_to_the_others(error)  # interrupted once more: else it is left to the next commit here
+                raise
             raise
         finally:
             self._end_group(draft.turn)
+
+    def _see_to_the_others(self, error: BaseException) -> None:
+        """This thread's commit ended with `error`: let those go on that wait for it."""
+        if not isinstance(error, PoisonedError) and self.poison.reason is None:
+            self.group.drain(self._publish)
+        elif self.group.in_flight:
+            self.group.tidy()
 
     def _end_group(self, turn: Turn) -> None:
         """If nobody of this process writes any more, let the other processes have their turn.
 
         `turn` is one that is over: for this it is used once more.
         """
-        if self._has_turn and not self.group.pending and not self.group.in_flight:
+        if self._has_turn and self.group.idle():
             try:
                 if self.writer_lock.acquire_if_free(turn):
                     self.unlock(turn)

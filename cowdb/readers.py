@@ -23,7 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from cowdb.errors import ClosedError, CorruptionError
-from cowdb.locks import AT_ONCE
+from cowdb.locks import tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ class Gate:
     def __init__(self, sharing: Sharing, mapper: Callable[[Meta, Space | None], Space]) -> None:
         """`mapper` gives a mapping that covers a meta's pages, the one before if that will do."""
         self._lock = threading.Lock()
-        self._try_lock = self._lock.acquire
+        self._tries = tries(self._lock)
         self._sharing = sharing
         self._mapper = mapper
         self._used: set[Snapshot] = set()
@@ -169,7 +169,8 @@ class Gate:
         """
         mine = False
         try:
-            mine = self._try_lock(*AT_ONCE)
+            for mine in self._tries:  # noqa: B007 - it is looked at behind it
+                break
             if mine:
                 self._end(snapshot)  # without a note, which might find no memory
             else:
@@ -185,7 +186,8 @@ class Gate:
         while self._left:
             mine = False
             try:
-                mine = self._try_lock(*AT_ONCE)
+                for mine in self._tries:  # noqa: B007 - it is looked at behind it
+                    break
                 if not mine:
                     break
                 self._end_left()

@@ -1,12 +1,12 @@
 """A disk of one file that can be damaged and made whole again in microseconds.
 
-The file lies in one piece of anonymous memory, which is its own mapping: opening
-it copies nothing.  Whatever is stored, by the case or by the engine, is noted, and
-`restore` puts back only that.
+The file lies in memory; each mapping of it is a window on the same pages, as with a
+real file: opening it copies nothing.  Whatever is stored, by the case or by the
+engine, is noted, and `restore` puts back only that.
 
-    patch --> area (= the mapping) <-- write of the engine
-                 |                          |
-                 +---- notes of what was touched --> restore
+    patch --> area <-- write of the engine        mappings: windows on the area
+                |              |
+                +---- notes of what was touched --> restore
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import tempfile
 from typing import TYPE_CHECKING, Final
 
 from cowdb.core import cores
@@ -30,10 +31,6 @@ __all__ = ["Bench"]
 _LARGEST: Final = 16 << 20
 """The disk is full behind this: no forged number may fill the memory of the harness itself."""
 
-_FRESH: Final = 200
-"""After so many cases the file gets other memory: until then what waits for the end of a mapping, as the snapshot of a
-view does, waits in vain, for the same memory is handed out again and again."""
-
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number), PATH)
@@ -44,19 +41,16 @@ class Bench:
 
     def __init__(self, whole: bytes) -> None:
         self.whole: Final = whole
-        self._home = _memory(whole)
+        self._file = _file_in_memory()
+        os.truncate(self._file, len(whole))
+        self.area = mmap.mmap(self._file, len(whole))
+        """The bytes of the file, and perhaps some behind them."""
+        self.area[:] = whole
         self._touched: list[tuple[int, int]] = []
-        self._areas = [self._home]  # every mapping that was handed out; the last is as long as the file, or longer
         self._size = len(whole)
         self._names = {PATH}
-        self._restored = 0
 
     # ------------------------------------------------------------ damage
-
-    @property
-    def area(self) -> mmap.mmap:
-        """The bytes of the file."""
-        return self._areas[-1]
 
     def patch(self, offset: int, raw: bytes) -> None:
         """Put bytes into the file; what would lie beyond its end is left out."""
@@ -66,18 +60,14 @@ class Bench:
             length = len(raw)
         if length:
             self._touched.append((offset, length))
-            for area in self._areas:
-                if offset + length <= len(area):
-                    area[offset : offset + length] = raw
-                else:
-                    _put(area, offset, raw)
+            self.area[offset : offset + length] = raw
 
     def cut(self, size: int) -> None:
-        """The file ends here."""
+        """The file ends here. Behind it lies poison; with a real file, reading there would be a signal."""
         size = min(size, self._size)
-        self._touched.append((size, self._size - size))
-        for area in self._areas:
-            _put(area, size, bytes([POISON]) * (self._size - size))
+        gone = self._size - size
+        self._touched.append((size, gone))
+        self.area[size : self._size] = bytes([POISON]) * gone
         self._size = size
 
     def content(self) -> bytes:
@@ -86,17 +76,13 @@ class Bench:
 
     def restore(self) -> None:
         """Make the file what it was at first."""
-        home, whole = self._home, self.whole
+        area, whole = self.area, self.whole
         limit = len(whole)
         for offset, length in self._touched:
             end = min(offset + length, limit)
             if offset < end:
-                home[offset:end] = whole[offset:end]
+                area[offset:end] = whole[offset:end]
         self._touched.clear()
-        self._restored += 1
-        if not self._restored % _FRESH:
-            self._home = home = _memory(whole)
-        self._areas = [home]
         self._size = limit
         for key in [key for key in cores if key[0] == id(self)]:
             del cores[key]
@@ -154,35 +140,25 @@ class Bench:
             return
         old = self._size
         if size > len(self.area):
-            self._areas.append(_memory(self.area[:old], size))
+            os.truncate(self._file, size)
+            self.area = mmap.mmap(self._file, size)
         self._size = size
-        for area in self._areas:
-            _put(area, old, bytes(size - old))
+        self.area[old:size] = bytes(size - old)
         self._touched.append((old, size - old))
 
     def map(self, length: int) -> mmap.mmap:
         """See `cowdb.storage.Storage`."""
         if length <= 0 or length > self._size:
             raise ValueError(f"cannot map {length} bytes of a file of {self._size}")
-        for area in self._areas:
-            if len(area) == length:
-                return area
-        area = _memory(self.area[:length])
-        self._areas.insert(0, area)
-        return area
+        return mmap.mmap(self._file, length)
 
 
-def _put(area: mmap.mmap, offset: int, raw: bytes) -> None:
-    """Store `raw`, as far as the memory reaches."""
-    end = min(offset + len(raw), len(area))
-    if offset < end:
-        area[offset:end] = raw[: end - offset]
-
-
-def _memory(content: bytes, size: int = 0) -> mmap.mmap:
-    area = mmap.mmap(-1, size or len(content))
-    area[: len(content)] = content
-    return area
+def _file_in_memory() -> int:
+    """A descriptor of an empty file without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("cowdb-fuzz")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 class BenchStorage:

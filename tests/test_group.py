@@ -567,7 +567,10 @@ def test_a_member_sealed_while_the_flush_fails_is_told(brake):
 # ---------------------------------------------------------------- interrupts
 
 
-INTERRUPTED = {"_wait_until_durable", "wait_for", "_lead_or_wait", "_publish", "_write_and_publish"}
+INTERRUPTED = {
+    "_wait_until_durable", "_see_to_the_others", "_publish", "_write_and_publish",
+    "add", "wait_for", "drain", "newest", "_lead_or_wait", "tidy", "_end_flush", "_wake",
+}  # fmt: skip
 CLEANING_UP = (
     "with ",
     "try:",

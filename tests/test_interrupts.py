@@ -12,8 +12,12 @@ import gc
 import itertools
 import linecache
 import os
+import random
+import signal
 import sys
 import threading
+import time
+import weakref
 
 import pytest
 
@@ -28,7 +32,12 @@ ENGINE = (
     "transaction.py",
     "pager.py",
     "draft.py",
+    "group.py",
+    "stats.py",
+    "catalog.py",
     "database.py",
+    "core.py",
+    "opening.py",
     "locks.py",
     "sharing.py",
     "bytelocks.py",
@@ -278,3 +287,98 @@ def test_a_handing_over_that_is_interrupted_is_gone_on_with():
         if where is None:
             assert place > 10
             return
+
+
+# ---------------------------------------------------------------- by real signals
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+@pytest.mark.parametrize("what", ["write", "read"])
+def test_a_real_interrupt_at_any_moment_leaves_no_lock_behind(what, seconds=4.0):
+    """Ctrl-C may come where a trace function never is: between the return of a call and the naming of its result."""
+    rng = random.Random(what)
+    armed = False
+
+    def act():
+        if what == "write":
+            with db.write(durability="lazy") as transaction:
+                transaction[b"k"] = b"v"
+        else:
+            snapshot = db.read()
+            snapshot.get(b"a")
+            snapshot.close()
+
+    def ring(_signal, _frame):
+        nonlocal armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    def fresh():
+        found = open_on(MemoryDisk(), "x", page_size=4096, lock_timeout=2.0)
+        found[b"a"] = b"1"
+        return found
+
+    def locked():
+        pager = db._core.pager
+        found = (pager.writer_lock._mutex, pager.group._mutex, getattr(pager.gate, "_lock", None))
+        return [lock for lock in found if hasattr(lock, "locked") and lock.locked()]
+
+    db = fresh()
+    begun = time.perf_counter()
+    for _ in range(100):
+        act()
+    usual = (time.perf_counter() - begun) / 100
+    before = signal.signal(signal.SIGALRM, ring)
+    interrupts = 0
+    try:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                try:
+                    armed = True
+                    signal.setitimer(signal.ITIMER_REAL, rng.random() * usual * 1.2 + 1e-6)
+                    act()
+                finally:
+                    armed = False
+            except KeyboardInterrupt:
+                interrupts += 1
+            assert not locked(), interrupts
+            if db._core.pager.poison.reason is not None:  # it was in the middle of a meta page: the writer has stopped
+                db.close()
+                db = fresh()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts > 100
+    db[b"after"] = b"1"
+    assert db[b"after"] == b"1"
+    db.close()
+    core_module.cores.clear()  # a read that was struck as it returned may have left a user behind, which is known
+
+
+def test_a_write_transaction_that_is_forgotten_ends_at_once():
+    """The garbage collector need not come by, which it may never do while all others wait for the lock."""
+    db = open_on(MemoryDisk(), "x", page_size=4096, lock_timeout=0)
+    gc.disable()
+    try:
+        transaction = db.write()
+        transaction[b"k"] = b"v"
+        with pytest.warns(ResourceWarning, match="forgotten"):
+            del transaction
+        db[b"a"] = b"1"
+    finally:
+        gc.enable()
+    db.close()
+
+
+def test_a_closed_file_is_let_go_at_once(tmp_path):
+    db = cowdb.open(tmp_path / "db")
+    db[b"a"] = b"1"
+    pager = weakref.ref(db._core.pager)
+    gc.disable()
+    try:
+        db.close()
+        assert pager() is None
+    finally:
+        gc.enable()
