@@ -229,7 +229,7 @@ class Database(Handle[Core, Transaction]):
             self._writing = turn
             self._live()  # it may have been closed while we waited
             draft = pager.begin(turn)
-            held.append(gate.begin())
+            gate.hold(held)
             transaction = WriteTransaction(_Writing(self, core, draft, held, lazy=lazy))
             self._open[turn] = weakref.ref(transaction)
             gate.exit(turn)
@@ -262,7 +262,7 @@ class Database(Handle[Core, Transaction]):
         finally:
             try:
                 if held:
-                    pager.gate.leave(held.pop())
+                    pager.gate.drop(held)
             finally:
                 self._open.pop(turn, None)
                 flushing = self._flushing.pop(turn, None)

@@ -107,6 +107,7 @@ class Gate:
     def begin(self) -> Snapshot:
         """Use the newest snapshot. O(1), no system call. `ClosedError` if the gate is shut."""
         sharing = self._sharing
+        counted = None
         try:
             with self._lock:
                 self._refuse_if_shut()
@@ -116,6 +117,7 @@ class Gate:
                         snapshot = self._current = self._newest(snapshot)
                     if snapshot.users:
                         snapshot.users += 1
+                        counted = snapshot
                         return snapshot
                     # First say what we are going to use, then look whether it is still the newest: the writer does
                     # it the other way round, so one of the two sees the other (I2).
@@ -124,14 +126,32 @@ class Gate:
                         if snapshot.word == sharing.published:
                             self._used.add(snapshot)
                             snapshot.users = 1
+                            counted = snapshot
                             return snapshot
                     finally:
                         if not snapshot.users:
                             self._used.discard(snapshot)
                             sharing.unpin(snapshot.pin)
+        except BaseException:
+            if counted is not None:
+                self.leave(counted)  # interrupted on the way out
+            raise
         finally:
             if self._left:
                 self._settle()
+
+    def hold(self, held: list[Snapshot]) -> None:
+        """Begin, and put the snapshot into `held`: in one step, for whoever interrupts."""
+        held.append(self.begin())
+
+    def drop(self, held: list[Snapshot]) -> None:
+        """Stop using what is in `held`, which is empty then. Waits for no lock, so a finalizer may call it."""
+        try:  # noqa: SIM105 - `suppress` needs memory
+            self._left.extend(iter(held.pop, None))  # one step for whoever interrupts
+        except IndexError:
+            pass  # that was all
+        if self._left or self.when_idle is not None:
+            self._settle()
 
     def _refuse_if_shut(self) -> None:
         if self._shut:

@@ -20,6 +20,7 @@ from native.memory import *
 from native.tree import *
 
 from cowdb import lockfile
+from cowdb.locks import tries
 from cowdb.readers import Gate as PlainGate
 from cowdb.sharing import FileSharing
 
@@ -125,6 +126,20 @@ class GateState:
         elif self._left:
             self._settle()
         return snapshot
+
+    def hold(self, held: list) -> None:
+        """Begin, and put the snapshot into `held`: in one step, for whoever interrupts."""
+        held.append(GateState.begin(self))
+
+    def drop(self, held: list) -> None:
+        """Stop using what is in `held`, which is empty then. Waits for no lock."""
+        snapshot: Snapshot
+        while held:
+            snapshot = held.pop()
+            if not self.leave_now(snapshot):
+                self._left.append(snapshot)
+        if self._left or self.when_idle is not None:
+            self._settle()
 
     def end(self, snapshot: Snapshot):
         """Stop using a snapshot. O(1), no system call."""
@@ -353,5 +368,4 @@ class Gate(GateState, PlainGate):
 def adopt(gate: GateState):
     """Put a lock that can be looked at in the place of the plain one, before anybody knows the gate."""
     gate._door = gate._lock = GateLock(gate._lock)
-    if hasattr(gate, "_try_lock"):
-        gate._try_lock = gate._door.acquire
+    gate._tries = tries(gate._door)

@@ -387,3 +387,45 @@ def test_the_end_of_a_view_does_not_wait_for_an_opening(tmp_path):
     go.set()
     thread.join()
     assert not core_module.cores, "who was opening closes it"
+
+
+# ---------------------------------------------------------------- the gate, as this kernel has it
+
+
+def test_who_leaves_the_gate_without_waiting_tries_the_lock_that_all_others_take(database):
+    """The compiled gate puts another lock into the place of the plain one; a finalizer once went on with the old."""
+    db = database()
+    db[b"a"] = b"1"
+    gate = db._core.pager.gate
+    got = []
+    reader = threading.Thread(target=lambda: got.append(db.get(b"a")))
+    assert next(gate._tries)
+    try:
+        assert not next(gate._tries)
+        reader.start()
+        reader.join(0.2)
+        assert got == [], "a reader went in beside us"
+    finally:
+        gate._lock.release()
+    reader.join(20)
+    assert got == [b"1"]
+
+
+def test_what_is_held_is_dropped_also_while_somebody_is_in_the_gate(database):
+    db = database()
+    db[b"a"] = b"1"
+    gate = db._core.pager.gate
+    held = []
+    gate.hold(held)
+    gate.hold(held)
+    assert (len(held), gate.users()) == (2, 2)
+    gate._lock.acquire()
+    try:
+        gate.drop(held)
+        assert held == []
+    finally:
+        gate._lock.release()
+    assert gate.transactions() == [db._core.pager.meta.transaction]
+    assert gate.users() == 0
+    gate.drop(held)
+    assert gate.users() == 0
