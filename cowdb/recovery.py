@@ -61,6 +61,7 @@ class Believed:
     slot: int
     other: Meta | None  # None: torn, or never written
     rejected: bool  # the other slot decodes, but its tree does not
+    torn: frozenset[int]  # slots that hold no meta
 
 
 def believe(storage: Storage) -> Believed:
@@ -82,9 +83,13 @@ def believe(storage: Storage) -> Believed:
         except CorruptionError as error:
             damage = damage or error
             continue
-        return Believed(meta, slot, slots[1 - slot], rejected=damage is not None)
+        return Believed(meta, slot, slots[1 - slot], rejected=damage is not None, torn=_torn(slots))
     assert damage is not None
     raise CorruptionError(damage.page_number, f"no meta page leads to a whole tree; the newest one: {damage.reason}")
+
+
+def _torn(slots: list[Meta | None]) -> frozenset[int]:
+    return frozenset(slot for slot, meta in enumerate(slots) if meta is None)
 
 
 def _age(meta: Meta | None) -> tuple[int, int]:
@@ -283,7 +288,7 @@ def take_over(storage: Storage, published: Meta, durable: tuple[int, int] | None
             if meta.transaction <= published.transaction:
                 break
             continue
-        return Believed(meta, slot, slots[1 - slot], rejected=damage is not None)
+        return Believed(meta, slot, slots[1 - slot], rejected=damage is not None, torn=_torn(slots))
     assert damage is not None
     raise CorruptionError(damage.page_number, f"the published state is not whole any more: {damage.reason}")
 
@@ -309,10 +314,8 @@ def reassert(storage: Storage, state: Believed, durable: tuple[int, int] | None 
     # sectors that it is rewriting must not spoil both.
     spoilt = other is None or state.rejected or _age(other) > _age(meta)
     copied = (spoilt or (_age(other) == _age(meta) and other != meta)) and (durable is None or durable[1] == state.slot)
-    flushes = 1
-    if _blank(storage, {state.slot: again, 1 - state.slot: copied}, size):
-        storage.flush()
-        flushes = 2
+    wanted = ({state.slot} if again else set()) | ({1 - state.slot} if copied else set())
+    flushes = 1 + _blank(storage, wanted & state.torn, size)
     if again:
         since = meta.durable if durable is None else max(meta.durable, durable[0])
         for number, pages in young_runs(storage, dataclasses.replace(meta, durable=since)):
@@ -328,9 +331,10 @@ def reassert(storage: Storage, state: Believed, durable: tuple[int, int] | None 
     return flushes
 
 
-def _blank(storage: Storage, wanted: dict[int, bool], size: int) -> bool:
-    """Zero the beginning of the meta pages that are torn and `wanted`, a sector; whether there were any."""
-    torn = [slot for slot, found in enumerate(_read_slots(storage)) if found is None and wanted[slot]]
+def _blank(storage: Storage, torn: set[int], size: int) -> int:
+    """Zero the beginning of these meta pages, a sector, and flush that; the number of flushes."""
     for slot in torn:
         storage.write(slot * size, [bytes(_SECTOR)])
+    if torn:
+        storage.flush()
     return bool(torn)

@@ -284,7 +284,7 @@ def _no_reassertion() -> list[Change]:
 
 def _torn_meta_completed() -> list[Change]:
     """A torn meta page is written over at once, so what arrives of that can complete what had arrived before."""
-    return [(recovery, "_blank", lambda *_: False)]
+    return [(recovery, "_blank", lambda *_: 0)]
 
 
 def _flush_retried() -> list[Change]:
