@@ -351,7 +351,7 @@ def test_a_real_interrupt_at_any_moment_leaves_no_lock_behind(what, seconds=4.0)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert interrupts > 100
+    assert interrupts > 20
     db[b"after"] = b"1"
     assert db[b"after"] == b"1"
     gc.collect()
