@@ -44,9 +44,9 @@ class Handled(Protocol):
 
 
 _log: Final = logging.getLogger("cowdb")
-registry_lock: Final = threading.RLock()
+registry_lock = threading.RLock()
 """Held by who opens or closes a core."""
-_tries: Final = tries(registry_lock)
+_tries = tries(registry_lock)
 cores: dict[tuple[int, ...], Core] = {}
 """The cores that are open, by device and inode."""
 handles: Final[weakref.WeakSet[Handled]] = weakref.WeakSet()
@@ -67,8 +67,8 @@ def _after_fork() -> None:
     """
     global forks, registry_lock, _tries  # noqa: PLW0603 - a lock that the parent held would be held for ever
     forks += 1
-    registry_lock = threading.RLock()  # type: ignore[misc]
-    _tries = tries(registry_lock)  # type: ignore[misc]
+    registry_lock = threading.RLock()
+    _tries = tries(registry_lock)
     for handle in list(handles):
         handle.part()
     for core in cores.values():

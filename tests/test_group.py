@@ -672,6 +672,53 @@ def test_an_interrupt_at_any_line_of_the_group_leaves_no_thread_hanging(follow):
     raise AssertionError("it never ended")
 
 
+def test_a_poisoned_writer_keeps_no_turn_for_a_member_that_was_interrupted_before_he_could_wait():
+    """His transaction stayed on the list of a group that nobody would ever flush, and all other processes waited."""
+    flushing, go, sealing, failed = (threading.Event() for _ in range(4))
+    armed = False
+
+    def before(call, _number):
+        if call == "flush" and armed:
+            flushing.set()
+            assert go.wait(PATIENCE)
+
+    disk = FaultyDisk(CrashDisk(), before=before)
+    db = opened(disk)
+    put(db, b"first", b"0")
+    pager = pager_of(db)
+    armed = True
+
+    def failpoint(name):
+        if name == "hand on":
+            sealing.set()
+            assert failed.wait(PATIENCE)
+
+    def release(turn=None):
+        real(turn)
+        if threading.current_thread() is late:
+            raise KeyboardInterrupt
+
+    leader = putting(db, b"leader")
+    assert flushing.wait(PATIENCE)
+    pager.failpoint = failpoint
+    real = pager.writer_lock.release
+    late = putting(db, b"late")
+    assert sealing.wait(PATIENCE)
+    disk.fail(errno.EIO, call="flush")
+    go.set()
+    leader.end()
+    pager.writer_lock.release = release
+    failed.set()
+    late.end()
+    pager.writer_lock.release = real
+    assert isinstance(leader.error, PoisonedError)
+    assert isinstance(late.error, KeyboardInterrupt)
+    assert not pager._has_turn
+    with pytest.raises(PoisonedError):
+        db.write()
+    db.close()
+
+
 # ---------------------------------------------------------------- the trace, power cuts, the free list
 
 
