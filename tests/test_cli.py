@@ -110,6 +110,19 @@ def test_usage(path):
     assert cow("info", path, "--timeout", "soon").code == 2
 
 
+@pytest.mark.parametrize("before", [["--format", "json"], ["--format=json", "-q"], ["--quiet", "--color", "never"]])
+def test_what_all_commands_share_may_stand_before_the_command(path, before):
+    assert cow(*before, "get", path, "key:000100") == cow("get", path, "key:000100", *before)
+    assert cow(*before, "get", path, "key:000100").code == 0
+
+
+@pytest.mark.parametrize("before", [["--format"], ["--format", "json"], ["--format", "xml", "get"], ["--what", "get"]])
+def test_options_without_a_command_are_wrong_usage(before):
+    result = cow(*before)
+    assert result.code == 2
+    assert "usage" in result.err or "--help says more" in result.err
+
+
 def test_what_is_no_database_is_found_out_and_nothing_is_made_beside_it(tmp_path):
     for name, content in (("text", b"hello world, this is a text"), ("empty", b""), ("zeros", bytes(99999))):
         (tmp_path / name).write_bytes(content)

@@ -148,7 +148,7 @@ def test_nothing_is_overwritten(made, tmp_path, command):
     target = tmp_path / "there"
     target.write_bytes(b"precious")
     result = cow(command, made[0], target)
-    assert result.code == 5
+    assert result.code == 2
     assert "exists already" in result.err
     assert target.read_bytes() == b"precious"
     assert cow(command, made[0], tmp_path / "no" / "dir").code == 5
@@ -487,7 +487,7 @@ def test_surgery_refuses_what_makes_no_sense(made, copy, tmp_path):
     assert cow("surgery", copy, tmp_path / "new", "--meta", "0").code == 0
     spoil(copy, 0)
     assert cow("surgery", copy, tmp_path / "new2", "--free-list").code == 1
-    assert cow("surgery", made[0], tmp_path / "new", "--meta", "0").code == 5
+    assert cow("surgery", made[0], tmp_path / "new", "--meta", "0").code == 2
     assert not (tmp_path / "new2").exists()
 
 

@@ -71,7 +71,7 @@ EXIT_CODES = """exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with the arguments `argv` (default: those of the process); its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _command_first(list(sys.argv[1:] if argv is None else argv))
     out: Output | None = None
     try:
         args = build_parser(_wanted(arguments)).parse_args(arguments)
@@ -213,6 +213,19 @@ def _help(args: argparse.Namespace, _out: Output) -> int:
         raise CommandError(f"there is no command {args.topic!r}; cowdb help lists them", USAGE)
     parser.parse_args([args.topic, "--help"])
     return 0  # pragma: no cover - argparse has ended it
+
+
+def _command_first(arguments: list[str]) -> list[str]:
+    """What all commands share may stand before the command as well: ``cowdb --format json info FILE``."""
+    place = 0
+    while place < len(arguments):
+        if arguments[place] in {"--format", "--show", "--color"}:
+            place += 2
+        elif arguments[place].startswith(("--format=", "--show=", "--color=", "--quiet", "-q")):
+            place += 1
+        else:
+            return [arguments[place], *arguments[:place], *arguments[place + 1 :]]
+    return arguments
 
 
 def _wanted(arguments: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from cowdb import format as fmt
-from cowdb.cli.output import IO_ERROR, CommandError
+from cowdb.cli.output import IO_ERROR, USAGE, CommandError
 from cowdb.storage import FileDisk
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["appearing", "new_database", "new_storage", "refuse_existing"]
 def refuse_existing(path: str) -> None:
     """Raise a `CommandError` if there is something at `path`: nothing here overwrites a file."""
     if os.path.lexists(path):
-        raise CommandError(f"{path!r} exists already; name a new file", IO_ERROR)
+        raise CommandError(f"{path!r} exists already; name a new file", USAGE)
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise CommandError(f"there is no directory {folder!r}", IO_ERROR)

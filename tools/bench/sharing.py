@@ -1,7 +1,8 @@
 """What sharing a file gains and costs: threads that share flushes, processes that read, snapshots that are open.
 
-Durable transactions of one put by 16 threads beside those of one thread; random reads by two processes beside one
-while another one commits; a lazy commit while 50 processes hold 1,000 snapshots beside one without any.
+Durable transactions of one put by 16 threads beside those of one thread, on the disk as it is and on one that takes
+longer to flush; random reads by two processes beside one while another one commits; a lazy commit while 50 processes
+hold 1,000 snapshots beside one without any.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from pathlib import Path
 
 import cowdb
 import harness
+from cowdb.database import open_on
+from cowdb.storage import FileDisk, FileStorage
 from harness import AT_LEAST, AT_MOST, Figure, Options, Report
 
 THREADS = 16
 PROCESSES = 50
 SNAPSHOTS = 1000
 ADDED_MS = 2.0
+SLOWER_MS = (1, 4)
+"""Milliseconds that a flush takes longer than here, such as on storage over a network, or on a disk that spins."""
 PAUSE = 0.005
 RECORDS = 10_000
 
@@ -80,23 +85,13 @@ def run(options: Options) -> Report:
         put_with_threads(db, 1, commits // 4 or 1, durability="lazy")
         processor = (time.process_time() - start) / (commits // 4 or 1)
         before = db.stats()
-        many, one = harness.pairs(
-            lambda: put_with_threads(db, THREADS, commits),
-            lambda: put_with_threads(db, 1, commits),
-            options.runs,
-        )
+        figures = [threads(db, commits, commits, options.runs, f"durable transactions, {THREADS} threads")]
         after = db.stats()
     shared = (after.flushes - before.flushes) / (after.commits - before.commits)
-    figures = [
-        Figure(
-            f"durable transactions, {THREADS} threads",
-            harness.rate(many, commits),
-            harness.rate(one, commits) + " by one",
-            harness.quotients(one, many),
-            AT_LEAST,
-            5.0,
-        )
-    ]
+    for more in SLOWER_MS:
+        with open_on(Slower(more / 1000), options.directory / f"slower-{more}.cowdb") as db:
+            what = f"the same where a flush takes {more} ms more"
+            figures.append(threads(db, commits // 2, commits // 8, options.runs, what))
 
     path = filled(options.directory)
     seconds = 1.0 if (options.records or RECORDS) >= RECORDS else 0.1
@@ -116,6 +111,43 @@ def run(options: Options) -> Report:
         f"Each commit of the first row, of both sides together, made {shared:.2f} flushes. "
         "Where there are two cores, a writer that makes no pause takes its share of them from the two readers.",
         figures,
+    )
+
+
+class Slower(FileDisk):
+    """The disk as it is, but that each flush takes some seconds more."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def open(self, path: str, *, read_only: bool) -> FileStorage:
+        """See `FileDisk`."""
+        return self._slow(super().open(path, read_only=read_only))
+
+    def create(self, path: str, mode: int) -> FileStorage:
+        """See `FileDisk`."""
+        return self._slow(super().create(path, mode))
+
+    def _slow(self, storage: FileStorage) -> FileStorage:
+        flush = storage.flush
+
+        def slow() -> None:
+            flush()
+            time.sleep(self.seconds)
+
+        storage.flush = slow  # type: ignore[method-assign]
+        return storage
+
+
+def threads(db: cowdb.Database, shared: int, alone: int, runs: int, what: str) -> Figure:
+    """Durable commits a second: `shared` of them made by many threads, beside `alone` made by one."""
+    many, one = harness.pairs(
+        lambda: put_with_threads(db, THREADS, shared) / shared,
+        lambda: put_with_threads(db, 1, alone) / alone,
+        runs,
+    )
+    return Figure(
+        what, harness.rate(many, 1), harness.rate(one, 1) + " by one", harness.quotients(one, many), AT_LEAST, 5.0
     )
 
 
