@@ -21,7 +21,7 @@ import importlib
 import os
 import zlib
 from pathlib import Path as _File
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cowdb.cursor import scan
 from cowdb.freelist import FreeList
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 
     from cowdb import format as fmt
     from cowdb.draft import Draft
+    from cowdb.sealed import Sealed
 
-    Usual = tuple[list[tuple[int, list[Any]]], fmt.Descriptor, int]
+    Usual = tuple[fmt.Descriptor, int]
 
 __all__ = [
     "FORM",
@@ -102,7 +103,7 @@ if _native is None and _wish == "0":
     raise ImportError(f"COWDB_PURE=0 asks for the compiled form of cowdb's kernel, but {REASON}")
 
 
-def seal_usual(draft: Draft, free: FreeList, live: list[int], room: int) -> Usual | None:  # noqa: ARG001 - the twin's
+def seal_usual(draft: Draft, free: FreeList, live: list[int], room: int, sealed: Sealed) -> Usual | None:  # noqa: ARG001 - the twin's
     """A short cut for most commits, which only the compiled form has; None: do it step by step. See `Pager.commit`."""
     return None
 

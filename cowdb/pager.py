@@ -31,8 +31,7 @@ import contextlib
 import errno
 import itertools
 import time
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from cowdb import format as fmt
 from cowdb.allocation import Allocator, blocker, spare_pages
@@ -46,6 +45,7 @@ from cowdb.locks import WriterLock
 from cowdb.meta import Meta
 from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
 from cowdb.recovery import reassert, take_over
+from cowdb.sealed import Sealed
 from cowdb.space import BIRTH_MASK
 from cowdb.stats import Counters, Stats
 
@@ -59,8 +59,6 @@ if TYPE_CHECKING:
     from cowdb.storage import Storage
 
 __all__ = ["Pager"]
-
-_NUMBER: Final = itemgetter(0)
 
 
 class Pager:
@@ -297,12 +295,15 @@ class Pager:
         draft.allotted = True  # from here on the free list is the draft's, and is loaded anew if it is not committed
         live = self.live()
         durable = self.words.durable
-        usual = seal_usual(draft, free, live, allocator.room(lazy=lazy)) if allocator.max_pages is None else None
+        sealed = Sealed()
+        usual = None
+        if allocator.max_pages is None:
+            usual = seal_usual(draft, free, live, allocator.room(lazy=lazy), sealed)
         if usual is not None:
-            sealed, main, draft.page_count = usual
+            main, draft.page_count = usual
             catalog, free_tree = draft.meta.catalog, draft.meta.free
         else:
-            sealed, main, catalog, free_tree = self._number_and_seal(draft, changed, live, lazy=lazy)
+            main, catalog, free_tree = self._number_and_seal(draft, changed, live, sealed, lazy=lazy)
         meta = Meta(
             page_size=self.page_size,
             database_id=draft.meta.database_id,
@@ -328,7 +329,7 @@ class Pager:
         self.failpoint("write pages")
         written = self._write_pages(sealed)
         self.failpoint("hand on")
-        space.trust(sealed, transaction)
+        space.trust(sealed.numbers, transaction)
         self.next_transaction = draft.following
         allocator.base = transaction
         draft.allotted = False  # only now: interrupted in between, the next draft must not use this one's free list
@@ -342,9 +343,9 @@ class Pager:
         self._wait_until_durable(draft, member, hand_on)
 
     def _number_and_seal(
-        self, draft: Draft, changed: Iterable[str], live: list[int], *, lazy: bool
-    ) -> tuple[list[tuple[int, list[Any]]], fmt.Descriptor, fmt.Descriptor, fmt.Descriptor]:
-        """Steps 2 and 3, one by one: the sealed pages, and the main, catalog and free trees.
+        self, draft: Draft, changed: Iterable[str], live: list[int], sealed: Sealed, *, lazy: bool
+    ) -> tuple[fmt.Descriptor, fmt.Descriptor, fmt.Descriptor]:
+        """Steps 2 and 3, one by one, into `sealed`: the main, catalog and free trees.
 
         `changed` has the names of the named trees that were.
         """
@@ -364,14 +365,12 @@ class Pager:
         draft.page_count = free.take_tail(draft.page_count)
 
         # 3.
-        sealed: list[tuple[int, list[Any]]] = []
-        emit = sealed.append
         place = _placer(runs)
-        main = draft.main.seal(numbers, place, emit)
+        main = draft.main.seal(numbers, place, sealed)
         for name in changed:
-            _set_descriptor(draft.catalog, name, draft.named[name].seal(numbers, place, emit))
-        catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, emit))
-        return sealed, main, catalog, free_tree
+            _set_descriptor(draft.catalog, name, draft.named[name].seal(numbers, place, sealed))
+        catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, sealed))
+        return main, catalog, free_tree
 
     def _publish(self, group: list[Member], *, lazy: bool) -> None:
         """Steps 6 to 8, for the newest of `group`, whose members build on each other.
@@ -494,29 +493,16 @@ class Pager:
         assert free is not None
         self.extent.grow(draft.page_count, inserted=draft.changes.inserted, ready_pages=free.ready_pages)
 
-    def _write_pages(self, sealed: list[tuple[int, list[Any]]]) -> int:
+    def _write_pages(self, sealed: Sealed) -> int:
         """Write sealed pages, neighbours in one call; how many that was."""
         self._page_writes += 1
-        sealed.sort(key=_NUMBER)
         size = self.page_size
         write = self.storage.write
         written = 0
         try:
-            start = end = -1  # of the pages in `buffers`
-            buffers: list[Any] = []
-            for number, parts in sealed:
-                if number != end:
-                    if buffers:
-                        write(start * size, buffers)
-                        written += end - start
-                    start = number
-                    buffers = [*parts]
-                else:
-                    buffers += parts
-                end = number + (1 if len(parts) == 1 else sum(map(len, parts)) // size)
-            if buffers:
+            for start, pages, buffers in sealed.runs(size):
                 write(start * size, buffers)
-                written += end - start
+                written += pages
         except OSError as error:
             self.poison.not_committed("writing pages", error)
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
@@ -579,10 +565,10 @@ class Pager:
         free.release(own, changes.birth, live)
         writers = draft.writers()
         numbers, runs = self.allocator.allot(draft, writers, live, fetch=False)
-        sealed: list[tuple[int, list[Any]]] = []
+        sealed = Sealed()
         place = _placer(runs)
         for writer in writers:
-            writer.seal(numbers, place, sealed.append)
+            writer.seal(numbers, place, sealed)
         self._extend(draft)
         draft.written += self._write_pages(sealed)
         space = draft.main.open_space()

@@ -79,12 +79,12 @@ class Space:
             self._visits.clear()
         self.branches[bits] = [page.key(index) for index in range(1, cells)], list(map(page.reference, range(cells)))
 
-    def trust(self, written: list[tuple[int, Any]], birth: int) -> None:
-        """These page numbers (the first of each pair) were written by this process: they are met already."""
+    def trust(self, written: list[int], birth: int) -> None:
+        """The pages of these numbers were written by this process: they are met already."""
         verified = self.verified
         birth &= BIRTH_MASK
         pages = self.pages
-        for number, _ in written:
+        for number in written:
             if number < pages:
                 verified[number] = birth
 

@@ -23,7 +23,6 @@ touched no allocator, and neighbours in key order become neighbours on disk.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
@@ -33,6 +32,9 @@ from cowdb.page import Page, branch_size, leaf_size, middle, shortest_separator
 from cowdb.tree import Reader, as_key, lookup_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from cowdb.sealed import Sealed
     from cowdb.space import Space
 
 __all__ = ["Changes", "Writer"]
@@ -42,9 +44,6 @@ _OVERFLOW_INFO: Final = fmt.OVERFLOW << fmt.LENGTH_BITS | fmt.REFERENCE_SIZE
 _HEADER: Final = fmt.PAGE_HEADER.struct
 
 INTERRUPTED: Final = "a change was interrupted in the middle, so this transaction can only be aborted"
-
-Emit = Callable[[tuple[int, list[Any]]], None]
-"""Takes a page number and the buffers to be written from there on."""
 
 
 class Changes:
@@ -648,8 +647,8 @@ class Writer(Reader):
             return len(self._order), []
         return len(self._order), [fmt.overflow_pages(len(value), self.page_size) for value in self.large.values()]
 
-    def seal(self, numbers: Iterator[int], place_run: Callable[[int], int], emit: Emit) -> fmt.Descriptor:
-        """Give every dirty page its number, birth and checksum, children first, and hand both to `emit`, as a pair.
+    def seal(self, numbers: Iterator[int], place_run: Callable[[int], int], sealed: Sealed) -> fmt.Descriptor:
+        """Give every dirty page its number, birth and checksum, children first, and add it to `sealed`.
 
         `dirty_pages` was called before.  Afterwards the tree is clean: its root
         is a reference again (I3).  The first numbers go to branches, the root's
@@ -665,23 +664,23 @@ class Writer(Reader):
             for index, kid in kids:
                 page.set_reference(index, kid.bits)
             if not page.level and self.large:
-                self._seal_values(page, place_run, emit)
+                self._seal_values(page, place_run, sealed)
             number = branches.pop() if page.level else next(numbers)
             self.bits = page.bits = page.seal(number, birth)
-            emit((number, [page.data]))
+            sealed.add(number, page.data)
         self.page = self._tail = None
         self.large.clear()
         return self.descriptor()
 
-    def _seal_values(self, leaf: Page, place_run: Callable[[int], int], emit: Emit) -> None:
+    def _seal_values(self, leaf: Page, place_run: Callable[[int], int], sealed: Sealed) -> None:
         """Lay out the values of a dirty leaf that are not written yet, and put references to them."""
         for index, raw in leaf.overflow_entries():
             reference = fmt.unpack_reference(raw)
             if not reference.number:
                 value = self._pending_value(reference.checksum)
-                leaf.set_payload(index, self._seal_value(value, place_run, emit))
+                leaf.set_payload(index, self._seal_value(value, place_run, sealed))
 
-    def _seal_value(self, value: bytes, place_run: Callable[[int], int], emit: Emit) -> bytes:
+    def _seal_value(self, value: bytes, place_run: Callable[[int], int], sealed: Sealed) -> bytes:
         """Lay a value out as an overflow run; the packed reference to it."""
         pages = fmt.overflow_pages(len(value), self.page_size)
         number = place_run(pages)
@@ -690,7 +689,7 @@ class Writer(Reader):
         rest = bytes(pages * self.page_size - fmt.HEADER_SIZE - len(value))
         checksum = crc32c(rest, crc32c(value, crc32c(memoryview(header)[fmt.CHECKSUM_SIZE :])))
         header[: fmt.CHECKSUM_SIZE] = checksum.to_bytes(fmt.CHECKSUM_SIZE, "little")
-        emit((number, [header, value, rest]))
+        sealed.add(number, (header, value, rest))
         return fmt.Reference(number, birth, len(value), checksum).pack()
 
 

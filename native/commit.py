@@ -10,8 +10,8 @@ from native.freelist import *
 from native.sealing import *
 
 
-def seal_usual(draft, free: FreeList, live: list, room: cython.Py_ssize_t):
-    """Pages of the draft, sealed and numbered, the main tree's descriptor, and the page count; None if it is unusual.
+def seal_usual(draft, free: FreeList, live: list, room: cython.Py_ssize_t, sealed):
+    """Seal and number the draft's pages; the main tree's descriptor and the page count, or None if it is unusual.
 
     `room` is how many free runs may stay where they are: with more, the free tree changes too.
     """
@@ -35,6 +35,5 @@ def seal_usual(draft, free: FreeList, live: list, room: cython.Py_ssize_t):
         numbers.extend(range(start, start + length))
         pages -= length
     numbers.extend(range(end, end + pages))
-    sealed: list = []
-    descriptor = main.seal_into(iter(numbers), None, sealed)
-    return sealed, descriptor, free.take_tail(end + pages)
+    descriptor = main.seal(iter(numbers), None, sealed)
+    return descriptor, free.take_tail(end + pages)

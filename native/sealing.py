@@ -209,24 +209,17 @@ class Writer(Editor):
         self._order.append(page)
         return 0
 
-    def seal(self, numbers, place_run, emit):
-        """Give every dirty page its number, birth and checksum, children first, and hand both to `emit`, as a pair.
+    def seal(self, numbers, place_run, sealed):
+        """Give every dirty page its number, birth and checksum, children first, and add it to `sealed`.
 
         `dirty_pages` was called before.  Afterwards the tree is clean: its root
         is a reference again (I3).  The first numbers go to branches, the root's
         first of all.
         """
-        sealed: list = []
-        descriptor = self.seal_into(numbers, place_run, sealed)
-        for pair in sealed:
-            emit(pair)
-        return descriptor
-
-    @cython.cfunc
-    def seal_into(self, numbers, place_run, sealed: list):
-        """The same, with a list for what is sealed."""
         if not self.changes_made:
             return self._sealed
+        starts: list = sealed.numbers
+        parts: list = sealed.parts
         order: list = self._order
         self._order = []
         page: Page
@@ -247,7 +240,8 @@ class Writer(Editor):
                 number = next(numbers)
             page.close(number, birth)
             self.root = page.sealed
-            sealed.append((number, [page.window.data]))
+            starts.append(number)
+            parts.append(page.window.data)
         self._page = None
         self._tail = None
         self.large.clear()
@@ -255,7 +249,7 @@ class Writer(Editor):
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
-    def seal_values(self, leaf: Page, place_run, sealed: list) -> cython.int:
+    def seal_values(self, leaf: Page, place_run, sealed) -> cython.int:
         """Lay out the values of a dirty leaf that are not written yet, and put references to them."""
         ref: Ref
         for index, raw in leaf.overflow_entries():
@@ -265,7 +259,7 @@ class Writer(Editor):
         return 0
 
     @cython.cfunc
-    def seal_value(self, value: bytes, place_run, sealed: list) -> bytes:
+    def seal_value(self, value: bytes, place_run, sealed) -> bytes:
         """Lay a value out as an overflow run; the packed reference to it."""
         pages: cython.longlong = fmt.overflow_pages(len(value), self.page_size)
         number: u64 = place_run(pages)
@@ -273,7 +267,7 @@ class Writer(Editor):
         rest = bytes(pages * self.page_size - HEADER - len(value))
         checksum: u32 = crc32c(rest, crc32c(value, crc32c(memoryview(header)[4:])))
         header[:4] = int(checksum).to_bytes(4, "little")
-        sealed.append((number, [header, value, rest]))
+        sealed.add(number, (header, value, rest))
         return fmt.Reference(number, self.changes.birth, len(value), checksum).pack()
 
 

@@ -69,10 +69,9 @@ class Space:
         return memoryview(room.data).cast("I")[: self.pages]
 
     def trust(self, written: list, birth: u64) -> None:
-        """These page numbers (the first of each pair) were written by this process: they are met already."""
+        """The pages of these numbers were written by this process: they are met already."""
         number: u64
-        for pair in written:
-            number = pair[0]
+        for number in written:
             if number < self.pages:
                 self.births[number] = cython.cast(u32, birth)
 

@@ -14,6 +14,7 @@ import cowdb
 from cowdb import format as fmt
 from cowdb.database import open_on
 from cowdb.kernel import Changes, Page, Reader, Space, Writer
+from cowdb.sealed import Sealed
 from cowdb.testing import MemoryDisk
 
 Item = tuple[bytes, bytes]
@@ -58,14 +59,11 @@ class Kernel:
             places.setdefault(length, []).append(at)
             at += length
         self.image += bytes((at - first) * size)
-
-        def emit(sealed: tuple[int, list[Any]]) -> None:
-            number, buffers = sealed
-            raw = b"".join(map(bytes, buffers))
-            self.image[number * size : number * size + len(raw)] = raw
-
         numbers = iter(range(first, first + pages))
-        self.descriptor = writer.seal(numbers, lambda length: places[length].pop(), emit)
+        sealed = Sealed()
+        self.descriptor = writer.seal(numbers, lambda length: places[length].pop(), sealed)
+        for start, length, buffers in sealed.runs(size):
+            self.image[start * size : (start + length) * size] = b"".join(map(bytes, buffers))
         self.birth += 1
         assert next(numbers, None) is None, "the seal wrote fewer pages than it announced"
         assert not any(places.values())

@@ -25,6 +25,7 @@ from cowdb import cursor, freelist, kernel, meta, page, path, space, tree, write
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
 from cowdb.errors import ClosedError, CorruptionError, Error, KeyNotFoundError, KeySizeError
+from cowdb.sealed import Sealed
 from cowdb.space import FORKED
 
 native = pytest.importorskip("cowdb._kernel", reason="the compiled kernel was not built")
@@ -81,13 +82,11 @@ class Twin:
             at += length
         self.image += bytes((at - first) * size)
 
-        def emit(sealed):
-            number, buffers = sealed
-            raw = b"".join(map(bytes, buffers))
-            self.image[number * size : number * size + len(raw)] = raw
-
         numbers = iter(range(first, first + pages))
-        self.descriptor = self.writer.seal(numbers, lambda length: places[length].pop(), emit)
+        sealed = Sealed()
+        self.descriptor = self.writer.seal(numbers, lambda length: places[length].pop(), sealed)
+        for start, length, buffers in sealed.runs(size):
+            self.image[start * size : (start + length) * size] = b"".join(map(bytes, buffers))
         assert next(numbers, None) is None
 
     def commit(self):
@@ -369,7 +368,7 @@ def use(form, image, descriptor, rng, verify):
         places = {}
         for at, length in enumerate(runs):
             places.setdefault(length, []).append(9000 + 1000 * at)
-        allowed(lambda: tree_.seal(iter(range(100, 100 + pages)), lambda length: places[length].pop(), lambda *_: None))
+        allowed(lambda: tree_.seal(iter(range(100, 100 + pages)), lambda length: places[length].pop(), Sealed()))
     allowed(lambda: tree_.delete_range(None, None))
 
 
@@ -400,9 +399,11 @@ def test_the_memory_of_a_dirty_page_is_not_used_again_while_anybody_looks_at_it(
     twin.writer.update([(b"%05d" % number, b"v" * 50) for number in range(1000)])
     assert frames.out == twin.writer.leaf_pages + twin.writer.branch_pages
     looked = twin.writer.page.data
-    sealed = []
+    pages = Sealed()
     twin.writer.dirty_pages()
-    twin.writer.seal(iter(range(2, 1000)), None, lambda page: sealed.append((page[1][0], bytes(page[1][0]))))
+    twin.writer.seal(iter(range(2, 1000)), None, pages)
+    sealed = [(frame, bytes(frame)) for frame in pages.parts]
+    del pages
     before = bytes(looked)
     twin.writer.close()
     twin.writer = native.Writer(twin.space, fmt.EMPTY_TREE, twin.changes)

@@ -213,9 +213,9 @@ def test_pages_that_are_cut_off_are_met_anew():
 def test_a_page_of_our_own_is_met_already():
     data, _ = image()
     space = Space(data, SIZE)
-    space.trust([(3, [])], (7 << 32) + 5)
+    space.trust([3], (7 << 32) + 5)
     assert list(space.verified) == [0, 0, 0, 5, 0, 0]
-    space.trust([(PAGES, [])], 5)
+    space.trust([PAGES], 5)
     assert len(space.verified) == PAGES, "one behind the mapping is met in the next mapping"
 
 
