@@ -668,7 +668,7 @@ class Pager:
             operations=counters.operations,
             pages_written_last_commit=counters.pages_written_last_commit,
             flushes_last_commit=counters.flushes_last_commit,
-            dirty_ratios=tuple(counters.ratios),
+            dirty_ratios=counters.ratios,
             page_count=meta.page_count,
             used_pages=used,
             free_pages=meta.page_count - fmt.META_PAGES - used,

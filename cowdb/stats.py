@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from typing import Final
 
 __all__ = ["Counters", "Stats"]
@@ -68,6 +67,7 @@ class Counters:
     """What has been written, by this process since it opened the file. Whoever publishes a commit counts it."""
 
     __slots__ = (
+        "_ratios",
         "commits",
         "flushes",
         "flushes_last_commit",
@@ -75,13 +75,12 @@ class Counters:
         "pages_copied",
         "pages_written",
         "pages_written_last_commit",
-        "ratios",
     )
 
     def __init__(self) -> None:
         self.commits = self.flushes = self.operations = self.pages_copied = self.pages_written = 0
         self.pages_written_last_commit = self.flushes_last_commit = 0
-        self.ratios: deque[float] = deque(maxlen=_REMEMBERED)
+        self._ratios: list[float] = []
 
     def commit(self, pages: int, page_count: int, copied: int, operations: int) -> None:
         """A transaction has written `pages` data pages, of the `page_count` that its state has."""
@@ -89,8 +88,16 @@ class Counters:
         self.pages_written += pages
         self.pages_copied += copied
         self.operations += operations
-        self.ratios.append(pages / max(1, page_count))
+        ratios = self._ratios
+        ratios.append(pages / max(1, page_count))
+        if len(ratios) == 2 * _REMEMBERED:
+            del ratios[:_REMEMBERED]
         self.pages_written_last_commit = pages + 1
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """The dirty-page ratios of the last commits. Any thread may ask: one step takes them all."""
+        return tuple(self._ratios[-_REMEMBERED:])
 
     def publish(self, flushes: int) -> None:
         """The transactions that were just counted share a meta page and this many flushes."""

@@ -9,7 +9,7 @@ import pytest
 from crashing import PATH, opened
 
 import cowdb
-from cowdb.stats import Stats
+from cowdb.stats import Counters, Stats
 from cowdb.testing import CrashDisk, FlushEnd, MemoryDisk, Write
 
 
@@ -46,6 +46,16 @@ def test_what_is_counted_is_what_the_disk_saw():
     assert len(stats.dirty_ratios) == 30
     assert all(ratio > 0 for ratio in stats.dirty_ratios)
     db.close()
+
+
+def test_the_ratios_of_the_last_commits_are_kept():
+    counters = Counters()
+    for number in range(1, 1000):
+        counters.commit(number, 1000, 0, 1)
+        kept = counters.ratios
+        assert len(kept) == min(number, 64)
+        assert kept[-1] == number / 1000
+        assert kept[0] == max(1, number - 63) / 1000
 
 
 def test_pages_that_were_written_early_are_counted():
