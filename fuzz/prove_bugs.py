@@ -19,8 +19,8 @@ from cowdb import poison, recovery
 from cowdb.checksum import crc32c
 from cowdb.freelist import FreeList
 from cowdb.group import Group
+from cowdb.kernel import Gate
 from cowdb.pager import Pager
-from cowdb.readers import Gate
 from cowdb.sharing import LocalSharing
 from cowdb.testing import CrashDisk
 
@@ -121,7 +121,7 @@ def _durable_not_live() -> list[Change]:
 
 def _readers_not_live() -> list[Change]:
     """Long readers are not counted as live (I2)."""
-    return [(Gate, "snapshots", lambda self: [self._current])]
+    return [(Gate, "transactions", lambda self: [self._current.meta.transaction])]
 
 
 def _torn_meta_believed() -> list[Change]:

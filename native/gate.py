@@ -12,6 +12,8 @@ the file, and a forked child, lets it go first.
 Who is inside the gate has its lock, as in the plain form.  What is done here lets no other thread in: it runs no
 Python code and makes nothing that the garbage collector counts.  So where the interpreter has a
 lock of its own, it is enough to see that nobody is inside; where it has none, the gate's lock is taken.
+There, too, an attribute that is replaced while others look at it is read and written in a critical section of its
+object: between finding the old value and holding it, it could die.
 """
 
 from __future__ import annotations
@@ -59,9 +61,12 @@ class Snapshot:
     @cython.cfunc
     @cython.inline
     def tree(self) -> Reader:
-        if self._main is None:
-            self._main = Reader(self.space, self.meta.main)
-        return self._main
+        found: Reader
+        with cython.critical_section(self):
+            if self._main is None:
+                self._main = Reader(self.space, self.meta.main)
+            found = self._main
+        return found
 
 
 @cython.final
@@ -102,20 +107,48 @@ class GateLock:
 class GateState:
     """What the plain gate keeps, where C finds it, and the two calls that every read makes."""
 
-    _current = cython.declare(Snapshot, visibility="public")
+    newest: Snapshot  # changed by who is inside, and in a critical section
     _shut = cython.declare(cython.bint, visibility="public")
     _used = cython.declare(set, visibility="public")
     _left = cython.declare(object, visibility="public")
     _guests = cython.declare(set, visibility="public")
     _lock = cython.declare(object, visibility="public")
     _sharing = cython.declare(object, visibility="public")
-    when_idle = cython.declare(object, visibility="public")
+    _when_idle: object
     _door: GateLock
     _free: list  # the words that are not in use, as the sharing has them
     _window: Window
     _words: cython.pointer[u64]
     _count: cython.Py_ssize_t
     _blind: cython.bint  # it shall look at no words any more
+
+    @property
+    def _current(self):
+        """The newest snapshot that this process has seen."""
+        found: Snapshot
+        with cython.critical_section(self):
+            found = self.newest
+        return found
+
+    @_current.setter
+    def _current(self, snapshot: Snapshot):
+        before: Snapshot  # its end may unmap the file: not in the critical section
+        with cython.critical_section(self):
+            before = self.newest
+            self.newest = snapshot
+        del before
+
+    @property
+    def when_idle(self):
+        """Called when the last user has gone."""
+        with cython.critical_section(self):
+            found = self._when_idle
+        return found
+
+    @when_idle.setter
+    def when_idle(self, call):
+        with cython.critical_section(self):
+            self._when_idle = call
 
     def begin(self):
         """Use the newest snapshot. O(1), no system call. `ClosedError` if the gate is shut."""
@@ -138,7 +171,7 @@ class GateState:
             snapshot = held.pop()
             if not self.leave_now(snapshot):
                 self._left.append(snapshot)
-        if self._left or self.when_idle is not None:
+        if self._left or self._when_idle is not None:
             self._settle()
 
     def end(self, snapshot: Snapshot):
@@ -152,7 +185,7 @@ class GateState:
             PlainGate.end(self, snapshot)
         elif self._left:
             self._settle()
-        elif self.when_idle is not None:
+        elif self._when_idle is not None:
             self._tell_if_idle()
         return 0
 
@@ -176,7 +209,7 @@ class GateState:
         """The transactions of the live snapshots, perhaps one of them twice. O(live)."""
         if self._left or not self.come_in():
             return PlainGate.transactions(self)
-        snapshot: Snapshot = self._current
+        snapshot: Snapshot = self.newest
         try:
             found: list = [cython.cast(Snapshot, other).transaction for other in self._used]
             found.append(snapshot.transaction)
@@ -202,8 +235,10 @@ class GateState:
         fence()
         store_release(words + PUBLISHED, snapshot.word)
         fence()
-        before: Snapshot = self._current  # its end may unmap the file, which lets other threads in: not while inside
-        self._current = snapshot
+        before: Snapshot  # its end may unmap the file, which lets other threads in: not while inside
+        with cython.critical_section(self):
+            before = self.newest
+            self.newest = snapshot
         self.go_out()
         del before
         if self._left:
@@ -229,10 +264,12 @@ class GateState:
         if type(memory) is not memoryview or self._window is not None and self._window.data is memory:
             return 0
         window = Window(memory)
-        self._free = sharing._free_pins
-        self._count = window.length // 8
-        self._words = cython.cast(cython.pointer[u64], window.at)
-        self._window = window
+        with cython.critical_section(self):
+            if not COWDB_FREE_THREADED or self._words == cython.NULL:
+                self._free = sharing._free_pins
+                self._count = window.length // 8
+                self._window = window
+                self._words = cython.cast(cython.pointer[u64], window.at)
         return 0
 
     @cython.cfunc
@@ -256,7 +293,7 @@ class GateState:
         """The current snapshot, used once more; None, and nothing is done, where the plain gate must look."""
         if not self.come_in():
             return None
-        snapshot: Snapshot = self._current
+        snapshot: Snapshot = self.newest
         if not self.count_in(snapshot):
             snapshot = None
         self.go_out()

@@ -75,7 +75,7 @@ class Handle:
         gate: GateState = self.gate  # after that, since what is made may set the garbage collector going
         snapshot: Snapshot
         if gate is not None:
-            snapshot = gate._current
+            snapshot = gate.newest
             if snapshot._main is not None and gate.come_in():
                 if gate.count_in(snapshot):
                     self.begun(made, snapshot, snapshot._main, self._state, gate)
@@ -114,7 +114,7 @@ class Handle:
         gate: GateState = self.gate
         if gate is None:
             return None
-        snapshot: Snapshot = gate._current
+        snapshot: Snapshot = gate.newest
         if snapshot._main is None or not gate.come_in() or not gate.count_in(snapshot):
             return None
         return snapshot

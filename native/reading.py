@@ -38,8 +38,8 @@ class Reading(Reader):
     _gate: GateState
     _snapshot = cython.declare(Snapshot, visibility="readonly")
     _keeper: object
-    _names = cython.declare(object, visibility="public")
-    _trees = cython.declare(dict, visibility="public")
+    names: object
+    trees_seen: dict
     link: Link
 
     def __init__(self, snapshot: Snapshot, keeper, gate: GateState):
@@ -60,11 +60,37 @@ class Reading(Reader):
         self._snapshot = snapshot
         self._keeper = keeper
 
+    @property
+    def _names(self):
+        """The catalog's tree, once it was asked for. Threads may ask for it at the same time, as for the next."""
+        with cython.critical_section(self):
+            found = self.names
+        return found
+
+    @_names.setter
+    def _names(self, names):
+        with cython.critical_section(self):
+            self.names = names
+
+    @property
+    def _trees(self):
+        """The named trees that were asked for."""
+        with cython.critical_section(self):
+            found = self.trees_seen
+        return found
+
+    @_trees.setter
+    def _trees(self, trees: dict):
+        with cython.critical_section(self):
+            self.trees_seen = trees
+
     def pinning(self):
         """What gives a mapping that keeps the snapshot alive as long as it is held. Made when it is asked for."""
-        if self._pin is None:
-            self._pin = functools.partial(self._keeper.pin, self._snapshot)
-        return self._pin
+        with cython.critical_section(self):
+            if self._pin is None:
+                self._pin = functools.partial(self._keeper.pin, self._snapshot)
+            found = self._pin
+        return found
 
     def close(self) -> None:
         """End the transaction; its trees and cursors refuse from then on. Harmless when repeated."""
@@ -102,10 +128,10 @@ class Reading(Reader):
             self._abandoned = False
         else:
             self.space = space
-        if self._names is not None:
+        if self.names is not None:
             self._names.space = space
-        if self._trees is not None:
-            for tree in self._trees.values():
+        if self.trees_seen is not None:
+            for tree in list(self._trees.values()):
                 tree.space = space
         return 0
 

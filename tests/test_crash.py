@@ -20,8 +20,8 @@ from cowdb import kernel, recovery
 from cowdb import meta as meta_page
 from cowdb import pager as pager_module
 from cowdb.freelist import FreeList
+from cowdb.kernel import Gate
 from cowdb.pager import Pager
-from cowdb.readers import Gate
 from cowdb.sharing import LocalSharing
 from cowdb.testing import HOSTILE, CrashDisk, FaultyDisk, FlushEnd, Resize, Write
 from cowdb.testing.crash import CrashStorage
@@ -364,7 +364,7 @@ def published_state_not_pinned(patch):
 
 
 def readers_not_pinned(patch):
-    patch.setattr(Gate, "snapshots", lambda self: [self._current])
+    patch.setattr(Gate, "transactions", lambda self: [self._current.meta.transaction])
 
 
 def young_pages_not_verified(patch):

@@ -833,11 +833,11 @@ def test_a_state_that_moves_on_while_it_is_looked_for_is_live(db, brake):
     leader = held(db, brake, b"1")
     second = putting(db, b"2")
     waiting(db, 1)
-    snapshots = pager.gate.snapshots
+    transactions = pager.gate.transactions
     between = []
 
     def slowly():
-        found = snapshots()
+        found = transactions()
         if not between:
             brake.step()
             leader.outcome()
@@ -848,9 +848,9 @@ def test_a_state_that_moves_on_while_it_is_looked_for_is_live(db, brake):
         return found
 
     with db.write() as transaction:
-        pager.gate.snapshots = slowly
+        pager.gate.transactions = slowly
         live = pager.live()
-        pager.gate.snapshots = snapshots
+        pager.gate.transactions = transactions
         assert pager.meta.transaction == transaction.id - 1
         assert between[0].id == transaction.id - 2
         assert between[0].id in live
