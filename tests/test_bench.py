@@ -23,6 +23,8 @@ ROWS = {
     "old_reader": ["growth under an old reader"],
     "sharing": [
         "durable transactions, 16 threads",
+        "the same where a flush takes 1 ms more",
+        "the same where a flush takes 4 ms more",
         "random gets while a process commits every 5 ms, 2 processes",
         "random gets while a process commits without a pause, 2 processes",
         "lazy commit, 20 snapshots in 4 processes: added ms",
@@ -84,6 +86,24 @@ def test_prints_its_table(name, quick):
         assert float(low) <= float(row[3]) <= float(high)
         assert row[6] in ("yes", "**no**")
     assert not list(tmp_path.iterdir()), "it leaves files behind"
+
+
+def test_the_floor_under_a_durable_commit_is_the_disks(quick):
+    done = run("flushing", "--records", "5", "--runs", "2", "--dir", str(quick / "flushing"))
+    assert done.returncode == 0, done.stderr
+    ((head, _, *rows),) = sections(done.stdout)["flushing"]
+    assert head == ["", "a commit", "ratio", "spread"]
+    assert [row[0].partition(":")[0] for row in rows] == [
+        "cowdb",
+        "the same, but the three lie side by side",
+        "LMDB",
+        "SQLite",
+    ]
+    assert rows[0][2:] == ["1.00", "1.00 to 1.00"]
+    for row in rows:
+        low, _, high = row[3].partition(" to ")
+        assert 0 < float(low) <= float(row[2]) <= float(high)
+    assert not list((quick / "flushing").iterdir()), "it leaves files behind"
 
 
 # ---------------------------------------------------------------- beside the peers, and copy-on-write

@@ -12,7 +12,7 @@ import charts
 import documents
 import harness
 
-NAMES = ("peers", "copying", "sqlite", "opening", "memory", "old_reader", "sharing")
+NAMES = ("peers", "copying", "sqlite", "opening", "memory", "old_reader", "sharing", "flushing")
 
 
 def main() -> int:

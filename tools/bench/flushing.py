@@ -1,0 +1,106 @@
+"""What the disk alone takes to keep a small commit, by where its pages lie: the floor under all durable rows.
+
+No database runs here: bare loops write and flush as cowdb, LMDB and SQLite's log do for one put in a tree of three
+levels.  A store cannot be quicker than its loop on the same disk.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+from collections.abc import Callable
+
+import harness
+from harness import Options, Section
+
+FILE = 64 << 20
+PAGE = 8192
+SMALL = 4096
+
+
+def run(options: Options) -> Section:
+    """Measure and report."""
+    rounds = min(options.records or 300, 300)
+    harness.say("flushing")
+    path = options.directory / "flushing"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        for start in range(0, FILE, 1 << 20):
+            os.pwrite(descriptor, os.urandom(1 << 20), start)
+        os.fsync(descriptor)
+        layouts = Layouts(descriptor)
+        found = harness.in_turn(tuple(layouts.known), lambda name, _: [layouts.measure(name, rounds)], options.runs)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+    first = [figures[0] for figures in found[next(iter(found))]]
+    rows = []
+    for name, runs in found.items():
+        times = [figures[0] for figures in runs]
+        ratios = harness.quotients(times, first)
+        ratio = harness.digits(statistics.median(ratios))
+        rows.append([name, harness.time_unit(statistics.median(times)), ratio, harness.spread(ratios)])
+    note = (
+        f"Bare loops without a database, in a file of {harness.size_unit(FILE)}: the pages that one put changes in a "
+        "tree of three levels, and what makes them durable. The ratio is the time by that of the first row."
+    )
+    return Section("flushing", f"{note}\n\n{harness.table(['', 'a commit', 'ratio', 'spread'], rows)}")
+
+
+class Layouts:
+    """The ways to write a small commit; each leaves the file as long as it is."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.rng = random.Random(1)
+        self.end = 0  # of the log
+        self.known: dict[str, Callable[[], None]] = {
+            "cowdb: three pages of 8 KB far apart, the meta page, a flush": self.scattered,
+            "the same, but the three lie side by side": self.together,
+            "LMDB: three pages of 4 KB far apart, a flush, the meta page, a flush": self.two_flushes,
+            "SQLite: 4 KB behind those before, a flush": self.log,
+        }
+
+    def measure(self, name: str, rounds: int) -> float:
+        """Seconds that one commit of a layout takes, the median."""
+        return statistics.median(harness.timed(self.known[name]) for _ in range(rounds))
+
+    def write(self, offset: int, length: int) -> None:
+        """New bytes in place."""
+        os.pwrite(self.descriptor, os.urandom(32) * (length // 32), offset)
+
+    def anywhere(self, pages: int = 1) -> int:
+        """The offset of a page behind the two meta pages."""
+        return self.rng.randrange(2, FILE // PAGE - pages) * PAGE
+
+    def meta(self, size: int) -> None:
+        """One of the two meta pages."""
+        self.write(self.rng.randrange(2) * PAGE, size)
+
+    def scattered(self) -> None:
+        """As cowdb does when the free pages lie far apart."""
+        for _ in range(3):
+            self.write(self.anywhere(), PAGE)
+        self.meta(PAGE)
+        os.fdatasync(self.descriptor)
+
+    def together(self) -> None:
+        """As cowdb does when a run of free pages is long enough."""
+        self.write(self.anywhere(3), 3 * PAGE)
+        self.meta(PAGE)
+        os.fdatasync(self.descriptor)
+
+    def two_flushes(self) -> None:
+        """As LMDB does."""
+        for _ in range(3):
+            self.write(self.anywhere(), SMALL)
+        os.fdatasync(self.descriptor)
+        self.meta(SMALL)
+        os.fdatasync(self.descriptor)
+
+    def log(self) -> None:
+        """As SQLite does between two checkpoints, when the log has been as long before."""
+        self.write(self.end, SMALL)
+        self.end = (self.end + SMALL) % FILE
+        os.fdatasync(self.descriptor)
