@@ -182,12 +182,29 @@ class GateState:
     @cython.exceptval(-1, check=False)
     def end_of(self, snapshot: Snapshot) -> cython.int:
         if not self.leave_now(snapshot):
-            PlainGate.end(self, snapshot)
+            try:
+                self._left.append(snapshot)  # first: an interrupt can come as soon as Python is entered
+            except MemoryError:
+                PlainGate.end(self, snapshot)
+            else:
+                self._settle()
         elif self._left:
             self._settle()
         elif self._when_idle is not None:
             self._tell_if_idle()
         return 0
+
+    def _end(self, snapshot: Snapshot) -> None:
+        """Count a user out; in one step, for whoever interrupts. The caller is inside."""
+        snapshot.users -= 1
+        if not snapshot.users:
+            self._used.discard(snapshot)
+            self._sharing.unpin(snapshot.pin)
+
+    def _end_left(self) -> None:
+        """End the uses that were left behind. The caller is inside."""
+        while self._left:
+            GateState._end(self, self._left.popleft())
 
     # ------------------------------------------------------------ for who writes
 
