@@ -475,7 +475,8 @@ FREE_STEPS = st.lists(
             st.lists(st.tuples(st.integers(2, 300), st.integers(1, 3), st.integers(0, 12)), max_size=9),
         ),
         st.tuples(st.just("many"), st.integers(400, 900), st.integers(2, 3)),
-        st.tuples(st.sampled_from(["take", "run", "tail", "spill"]), st.integers(0, 60)),
+        st.tuples(st.sampled_from(["take", "tail", "spill"]), st.integers(0, 60)),
+        st.tuples(st.just("run"), st.integers(1, 60)),  # no value has no pages
         st.tuples(st.just("read")),
         st.tuples(st.just("end"), st.integers(0, 5)),
     ),
