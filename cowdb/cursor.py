@@ -55,12 +55,11 @@ def scan(
     tree.open_space()
     if limit is not None and limit <= 0:
         return iter(())
-    if isinstance(tree, Writer):
-        found: Iterator[Any] = _watchful(tree, low, high, reverse=reverse)
-        if kind != ITEMS:
-            found = (item[kind] for item in found)
-    else:
-        found = chain.from_iterable(_batches(tree, kind, low, high, reverse=reverse))
+    if not isinstance(tree, Writer):
+        return chain.from_iterable(_batches(tree, kind, low, high, reverse=reverse, limit=limit))
+    found: Iterator[Any] = _watchful(tree, low, high, reverse=reverse)
+    if kind != ITEMS:
+        found = (item[kind] for item in found)
     return found if limit is None else islice(found, limit)
 
 
@@ -103,9 +102,12 @@ def _endless() -> CorruptionError:
 
 
 def _batches(
-    tree: Reader, kind: int, low: bytes | None, high: bytes | None, *, reverse: bool
+    tree: Reader, kind: int, low: bytes | None, high: bytes | None, *, reverse: bool, limit: int | None = None
 ) -> Iterator[Iterable[Any]]:
-    """The range of an unchanging tree, a list a leaf; an iterator where values are large, which reads one at a time."""
+    """The range of an unchanging tree, a list a leaf; an iterator where values are large, which reads one at a time.
+
+    Of the leaf where `limit` is reached, no more is taken apart than that.
+    """
     size = tree.open_space().page_size
     large: list[bytes] = []
 
@@ -115,6 +117,10 @@ def _batches(
         return large
 
     for leaf, first, last in _leaves(tree, low, high, reverse=reverse):
+        if limit is not None:
+            if last - first > limit:
+                first, last = (last - limit, last) if reverse else (first, first + limit)  # noqa: PLW2901
+            limit -= last - first
         if kind == KEYS:
             batch: list[Any] = leaf.keys(first, last, size)
             tree.open_space()  # closed by another thread meanwhile, the leaf may be another by now
@@ -127,12 +133,16 @@ def _batches(
                     large.reverse()
                 yield _fetched(tree, kind, batch, large)
                 large = []
+                if limit == 0:
+                    return
                 continue
             if kind == VALUES:
                 batch = [value for _, value in batch]
         if reverse:
             batch.reverse()
         yield batch
+        if limit == 0:
+            return
 
 
 def _fetched(tree: Reader, kind: int, batch: list[Any], large: list[bytes]) -> Iterator[Any]:
