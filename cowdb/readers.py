@@ -109,36 +109,37 @@ class Gate:
         sharing = self._sharing
         counted = None
         try:
-            with self._lock:
-                self._refuse_if_shut()
-                while True:
-                    snapshot = self._current
-                    if snapshot.word != sharing.published:
-                        snapshot = self._current = self._newest(snapshot)
-                    if snapshot.users:
-                        snapshot.users += 1
-                        counted = snapshot
-                        return snapshot
-                    # First say what we are going to use, then look whether it is still the newest: the writer does
-                    # it the other way round, so one of the two sees the other (I2).
-                    snapshot.pin = sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
-                    try:
-                        if snapshot.word == sharing.published:
-                            self._used.add(snapshot)
-                            snapshot.users = 1
+            try:
+                with self._lock:
+                    self._refuse_if_shut()
+                    while True:
+                        snapshot = self._current
+                        if snapshot.word != sharing.published:
+                            snapshot = self._current = self._newest(snapshot)
+                        if snapshot.users:
+                            snapshot.users += 1
                             counted = snapshot
                             return snapshot
-                    finally:
-                        if not snapshot.users:
-                            self._used.discard(snapshot)
-                            sharing.unpin(snapshot.pin)
+                        # First say what we are going to use, then look whether it is still the newest: the writer
+                        # does it the other way round, so one of the two sees the other (I2).
+                        snapshot.pin = sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
+                        try:
+                            if snapshot.word == sharing.published:
+                                self._used.add(snapshot)
+                                snapshot.users = 1
+                                counted = snapshot
+                                return snapshot
+                        finally:
+                            if not snapshot.users:
+                                self._used.discard(snapshot)
+                                sharing.unpin(snapshot.pin)
+            finally:
+                if self._left:
+                    self._settle()
         except BaseException:
             if counted is not None:
                 self.leave(counted)  # interrupted on the way out
             raise
-        finally:
-            if self._left:
-                self._settle()
 
     def hold(self, held: list[Snapshot]) -> None:
         """Begin, and put the snapshot into `held`: in one step, for whoever interrupts."""

@@ -90,7 +90,7 @@ class Counters:
         self.operations += operations
         ratios = self._ratios
         ratios.append(pages / max(1, page_count))
-        if len(ratios) == 2 * _REMEMBERED:
+        if len(ratios) >= 2 * _REMEMBERED:
             del ratios[:_REMEMBERED]
         self.pages_written_last_commit = pages + 1
 

@@ -153,16 +153,26 @@ class GateState:
     def begin(self):
         """Use the newest snapshot. O(1), no system call. `ClosedError` if the gate is shut."""
         snapshot: Snapshot = self.enter_now()
-        if snapshot is None:
-            snapshot = PlainGate.begin(self)
-            self.look()
-        elif self._left:
-            self._settle()
+        try:
+            if snapshot is None:
+                snapshot = PlainGate.begin(self)
+                self.look()
+            elif self._left:
+                self._settle()
+        except BaseException:
+            if snapshot is not None:
+                self._left.append(snapshot)  # interrupted on the way out: who comes next counts it out
+            raise
         return snapshot
 
     def hold(self, held: list) -> None:
         """Begin, and put the snapshot into `held`: in one step, for whoever interrupts."""
-        held.append(GateState.begin(self))
+        snapshot: Snapshot = GateState.begin(self)
+        try:
+            held.append(snapshot)
+        except MemoryError:
+            self.leave(snapshot)
+            raise
 
     def drop(self, held: list) -> None:
         """Stop using what is in `held`, which is empty then. Waits for no lock."""
@@ -195,9 +205,9 @@ class GateState:
         return 0
 
     def _end(self, snapshot: Snapshot) -> None:
-        """Count a user out; in one step, for whoever interrupts. The caller is inside."""
+        """Count a user out; in one step, for whoever interrupts, where the words are memory. The caller is inside."""
         snapshot.users -= 1
-        if not snapshot.users:
+        if not snapshot.users and (self._words == cython.NULL or not self.unsay(snapshot)):
             self._used.discard(snapshot)
             self._sharing.unpin(snapshot.pin)
 

@@ -108,9 +108,11 @@ class Reading(Reader):
             gate = self._gate
             self._gate = None
         unlink(cython.address(self.link))
-        self.let_go(None)
-        if gate is not None:
-            gate.end_of(self._snapshot)
+        try:
+            self.let_go(None)
+        finally:
+            if gate is not None:
+                gate.end_of(self._snapshot)
         return 0
 
     def abandon(self) -> None:
@@ -130,8 +132,11 @@ class Reading(Reader):
             self.space = space
         if self.names is not None:
             self._names.space = space
-        if self.trees_seen is not None:
-            for tree in list(self._trees.values()):
+        trees: dict = self._trees
+        if trees is not None:
+            if COWDB_FREE_THREADED:
+                trees = dict(trees)  # another thread may be adding one; else none comes in, and no memory is needed
+            for tree in trees.values():
                 tree.space = space
         return 0
 
@@ -150,5 +155,7 @@ class Reading(Reader):
         unlink(cython.address(self.link))
         if gate is not None:
             self._gate = None
-            self.let_go(None)
-            gate.leave(self._snapshot)
+            try:
+                self.let_go(None)
+            finally:
+                gate.leave(self._snapshot)

@@ -116,10 +116,15 @@ def test_what_all_commands_share_may_stand_before_the_command(path, before):
     assert cow(*before, "get", path, "key:000100").code == 0
 
 
+def test_help_does_not_mind_what_stands_before_it():
+    assert cow("--format", "json", "help", "get") == cow("help", "get")
+
+
 @pytest.mark.parametrize("before", [["--format"], ["--format", "json"], ["--format", "xml", "get"], ["--what", "get"]])
 def test_options_without_a_command_are_wrong_usage(before):
     result = cow(*before)
     assert result.code == 2
+    assert "there is no command 'json'" not in result.err
     assert "usage" in result.err or "--help says more" in result.err
 
 

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
+import cowdb
 from cowdb import format as fmt
-from cowdb import readers
+from cowdb import kernel, readers
 from cowdb.errors import ClosedError
 from cowdb.kernel import Space
 from cowdb.meta import Meta
@@ -187,3 +188,40 @@ def test_a_gate_that_shuts_itself_while_it_is_being_shut_is_shut_once(space):
     gate._left.append(snapshot)
     close()
     assert closed == [1]
+
+
+@pytest.mark.parametrize("how", ["begin", "hold"])
+def test_an_interrupt_as_a_read_has_begun_leaves_nobody_behind(tmp_path, how):
+    """The story: who had counted himself in was lost if it came while he ended what others had left."""
+    with cowdb.open(tmp_path / "db") as db:
+        gate = db._core.pager.gate
+        first = gate.begin()
+        gate._left.append(gate.begin())
+
+        def struck():
+            del gate._settle
+            raise KeyboardInterrupt
+
+        gate._settle = struck
+        held = []
+        with pytest.raises(KeyboardInterrupt):
+            gate.hold(held) if how == "hold" else gate.begin()
+        assert held == []
+        assert gate.users() == 1
+        gate.end(first)
+        assert db.readers() == []
+
+
+@pytest.mark.skipif(kernel.FORM == "plain", reason="plain Python can be interrupted between any two of its steps")
+def test_what_a_finalizer_left_is_ended_without_python(tmp_path):
+    with cowdb.open(tmp_path / "db") as db:
+        gate, sharing = db._core.pager.gate, db._core.pager.words
+        gate.end(gate.begin())
+        free = len(sharing._free_pins)
+        gate._left.append(gate.begin())
+        assert len(sharing._free_pins) == free - 1
+        sharing.unpin = None  # where Ctrl-C could strike first
+        gate._settle()
+        del sharing.unpin
+        assert gate.users() == 0
+        assert len(sharing._free_pins) == free

@@ -224,8 +224,9 @@ def _command_first(arguments: list[str]) -> list[str]:
         elif arguments[place].startswith(("--format=", "--show=", "--color=", "--quiet", "-q")):
             place += 1
         else:
-            return [arguments[place], *arguments[:place], *arguments[place + 1 :]]
-    return arguments
+            before = [] if arguments[place] == "help" else arguments[:place]
+            return [arguments[place], *before, *arguments[place + 1 :]]
+    return []
 
 
 def _wanted(arguments: Sequence[str]) -> str:
