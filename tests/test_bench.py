@@ -450,3 +450,11 @@ def test_unknown_name_is_an_error():
     done = run("sqlight")
     assert done.returncode == 2
     assert "unknown benchmark: sqlight" in done.stderr
+
+
+def test_a_thread_that_fails_stops_the_run(bench):
+    done = []
+    assert bench("together").in_threads(3, done.append) > 0
+    assert sorted(done) == [0, 1, 2]
+    with pytest.raises(ZeroDivisionError):
+        bench("together").in_threads(2, lambda number: 1 // number)

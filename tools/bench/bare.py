@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import harness
+from together import in_threads
 
 PAGE = 8192
 PAGES = 2000
@@ -89,14 +90,7 @@ def gain(directory: Path, threads: int, commits: int, runs: int) -> list[float]:
                 for _ in range(each):
                     shared.commit(rng)
 
-            def all_of_it() -> None:
-                workers = [threading.Thread(target=work, args=(number,)) for number in range(count)]
-                for worker in workers:
-                    worker.start()
-                for worker in workers:
-                    worker.join()
-
-            return harness.timed(all_of_it) / (each * count)
+            return in_threads(count, work) / (each * count)
 
         many, one = harness.pairs(lambda: seconds(threads), lambda: seconds(1), runs)
         return harness.quotients(one, many)

@@ -11,7 +11,6 @@ import random
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import harness
 from cowdb.database import open_on
 from cowdb.storage import FileDisk, FileStorage
 from harness import AT_LEAST, AT_MOST, Figure, Options, Report
+from together import in_threads
 
 THREADS = 16
 PROCESSES = 50
@@ -164,14 +164,7 @@ def put_with_threads(db: cowdb.Database, threads: int, commits: int, durability:
             with db.write(durability=durability) as txn:
                 txn[b"%d-%d" % (number, turn % 50)] = b"%d" % turn
 
-    def all_of_it() -> None:
-        workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-
-    return harness.timed(all_of_it) * commits / (each * threads)
+    return in_threads(threads, work) * commits / (each * threads)
 
 
 def filled(directory: Path) -> Path:

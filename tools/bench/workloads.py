@@ -15,13 +15,13 @@ import functools
 import gc
 import random
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import records
 from store import Store
+from together import in_threads
 
 Values = dict[str, float]
 Outcome = tuple[Values, int]
@@ -304,24 +304,8 @@ def threads(bench: Bench) -> Outcome:
     each = bench.few(50)
     keys = records.sample(bench.records, each * THREADS, bench.run)
     pairs = records.replacements(keys, bench.run)
-    failures: list[BaseException] = []
-
-    def work(number: int) -> None:
-        try:
-            store.put_each(pairs[number::THREADS])
-        except BaseException as error:  # noqa: BLE001 - of a thread, told by the one that joins it
-            failures.append(error)
-
-    def all_of_it() -> None:
-        workers = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-
-    seconds = clock(all_of_it)
-    if failures:
-        raise failures[0]
+    gc.collect()
+    seconds = in_threads(THREADS, lambda number: store.put_each(pairs[number::THREADS]))
     store.settle()
     return {"threads": seconds / len(pairs)}, store.get(keys)
 
