@@ -20,6 +20,8 @@ from cowdb import format as fmt
 from cowdb import meta as metas
 from cowdb.check import MAX_FINDINGS, check
 from cowdb.cli import freelist
+from cowdb.cli.newfile import appearing
+from cowdb.cli.output import CommandError
 from cowdb.inspection import State, slots
 from cowdb.pagemap import PageMap
 
@@ -141,6 +143,15 @@ def test_copies_hold_the_same(made, tmp_path):
         if row["leaf_pages"] > 3:
             assert row["leaf_fill"] > 0.85
     assert sorted(name.name for name in tmp_path.iterdir() if "lock" not in name.name) == ["dense.cowdb", "whole.cowdb"]
+
+
+def test_a_file_that_somebody_else_makes_meanwhile_is_left_alone(tmp_path):
+    target = tmp_path / "there"
+    with pytest.raises(CommandError, match="somebody else") as caught, appearing(str(target)) as temporary:
+        Path(temporary).write_bytes(b"ours")
+        target.write_bytes(b"theirs")
+    assert caught.value.code == 2
+    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("there", b"theirs")]
 
 
 @pytest.mark.parametrize("command", ["copy", "compact", "recover"])

@@ -46,7 +46,7 @@ def appearing(path: str) -> Iterator[str]:
         try:
             disk.link(temporary, target)
         except FileExistsError:
-            raise CommandError(f"{path!r} was made by somebody else meanwhile", IO_ERROR) from None
+            raise CommandError(f"{path!r} was made by somebody else meanwhile", USAGE) from None
     finally:
         for leftover in (temporary, temporary + "-lock"):
             with contextlib.suppress(FileNotFoundError):  # where links are missing, the temporary name was renamed

@@ -7,6 +7,7 @@ hold 1,000 snapshots beside one without any.
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import subprocess
@@ -118,29 +119,32 @@ def run(options: Options) -> Report:
     )
 
 
+class SlowFile(FileStorage):
+    """A file that takes `seconds` more to flush."""
+
+    def __init__(self, seconds: float, path: str, flags: int, mode: int, *, read_only: bool) -> None:
+        self.seconds = seconds
+        super().__init__(path, flags, mode, read_only=read_only)
+
+    def flush(self) -> None:
+        """See `FileStorage`."""
+        super().flush()
+        time.sleep(self.seconds)
+
+
 class Slower(FileDisk):
-    """The disk as it is, but that each flush takes some seconds more."""
+    """The disk as it is, but that each flush takes `seconds` more."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
     def open(self, path: str, *, read_only: bool) -> FileStorage:
         """See `FileDisk`."""
-        return self._slow(super().open(path, read_only=read_only))
+        return SlowFile(self.seconds, path, os.O_RDONLY if read_only else os.O_RDWR, 0, read_only=read_only)
 
     def create(self, path: str, mode: int) -> FileStorage:
         """See `FileDisk`."""
-        return self._slow(super().create(path, mode))
-
-    def _slow(self, storage: FileStorage) -> FileStorage:
-        flush = storage.flush
-
-        def slow() -> None:
-            flush()
-            time.sleep(self.seconds)
-
-        storage.flush = slow  # type: ignore[method-assign]
-        return storage
+        return SlowFile(self.seconds, path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode, read_only=False)
 
 
 def threads(db: cowdb.Database, shared: int, alone: int, runs: int, what: str) -> Figure:
