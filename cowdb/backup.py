@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 from cowdb import format as fmt
 from cowdb import meta as meta_page
-from cowdb.catalog import find_tree, name_key, tree_names
-from cowdb.cursor import ITEMS, KEYS
+from cowdb.catalog import find_tree, name_key, names_in
+from cowdb.cursor import ITEMS
 from cowdb.errors import CorruptionError
 from cowdb.kernel import Reader, scan
 from cowdb.locks import Turn
@@ -96,7 +96,7 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
     """Write the entries of `snapshot` into a new, dense file. O(entries)."""
     meta = snapshot.meta
     catalog = Reader(snapshot.space, meta.catalog)
-    names = tree_names(list(scan(catalog, KEYS, None, None)))
+    names = names_in(catalog)
     trees: list[tuple[str | None, Reader]] = [(None, Reader(snapshot.space, meta.main))]
     for name in names:
         descriptor = find_tree(catalog, name, meta)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cowdb import format as fmt
-from cowdb.cursor import VALUES
+from cowdb.cursor import KEYS, VALUES
 from cowdb.errors import CorruptionError, KeySizeError
 from cowdb.kernel import scan
 from cowdb.meta import BadMeta, check_descriptor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cowdb.meta import Meta
     from cowdb.tree import Reader
 
-__all__ = ["descriptors", "find_tree", "name_key", "tree_names"]
+__all__ = ["descriptors", "find_tree", "name_key", "names_in", "tree_names"]
 
 
 def name_key(name: object, limit: int) -> bytes:
@@ -63,6 +63,11 @@ def tree_names(keys: list[bytes]) -> list[str]:
         return [key.decode() for key in keys]
     except UnicodeDecodeError as error:
         raise CorruptionError(-1, f"a tree's name is not UTF-8: {error.object!r}") from None
+
+
+def names_in(catalog: Reader) -> list[str]:
+    """The names of all named trees, in the order of their UTF-8. O(trees)."""
+    return tree_names(list(scan(catalog, KEYS, None, None)))
 
 
 def descriptors(catalog: Reader) -> list[fmt.Descriptor]:

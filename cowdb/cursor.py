@@ -26,7 +26,7 @@ from cowdb.tree import Reader, as_key
 from cowdb.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from cowdb.page import Page
 
@@ -116,33 +116,37 @@ def _batches(
         large.append(reference)
         return large
 
-    for leaf, first, last in _leaves(tree, low, high, reverse=reverse):
-        if limit is not None:
-            if last - first > limit:
-                first, last = (last - limit, last) if reverse else (first, first + limit)  # noqa: PLW2901
-            limit -= last - first
-        if kind == KEYS:
-            batch: list[Any] = leaf.keys(first, last, size)
-            tree.open_space()  # closed by another thread meanwhile, the leaf may be another by now
-        else:
-            batch = leaf.items(first, last, size, postpone)
-            tree.open_space()
-            if large:
-                if reverse:
-                    batch.reverse()
-                    large.reverse()
-                yield _fetched(tree, kind, batch, large)
-                large = []
-                if limit == 0:
-                    return
-                continue
-            if kind == VALUES:
-                batch = [value for _, value in batch]
-        if reverse:
-            batch.reverse()
-        yield batch
-        if limit == 0:
-            return
+    try:
+        for leaf, first, last in _leaves(tree, low, high, reverse=reverse):
+            if limit is not None:
+                if last - first > limit:
+                    first, last = (last - limit, last) if reverse else (first, first + limit)  # noqa: PLW2901
+                limit -= last - first
+            if kind == KEYS:
+                batch: list[Any] = leaf.keys(first, last, size)
+                tree.open_space()  # closed by another thread meanwhile, the leaf may be another by now
+            else:
+                batch = leaf.items(first, last, size, postpone)
+                tree.open_space()
+                if large:
+                    if reverse:
+                        batch.reverse()
+                        large.reverse()
+                    yield _fetched(tree, kind, batch, large)
+                    large = []
+                    if limit == 0:
+                        return
+                    continue
+                if kind == VALUES:
+                    batch = [value for _, value in batch]
+            if reverse:
+                batch.reverse()
+            yield batch
+            if limit == 0:
+                return
+    except CorruptionError:
+        tree.open_space()  # closed by another thread meanwhile, it was no damage
+        raise
 
 
 def _fetched(tree: Reader, kind: int, batch: list[Any], large: list[bytes]) -> Iterator[Any]:
@@ -202,8 +206,15 @@ class Cursor:
         tree.open_space()
         return tree.version
 
-    def _settle(self, path: Path, *, found: bool) -> bool:
-        key = path.leaf.key(path.index) if found else None
+    def _go(self, path: Path, move: Callable[..., bool], *args: object, **options: object) -> bool:
+        """Go where `move` leads `path`."""
+        try:
+            found = move(*args, **options)
+            key = path.leaf.key(path.index) if found else None
+        except CorruptionError:
+            self._path = None  # it may lead halfway
+            self._now()
+            raise
         self._version = self._now()  # after the look, see `tree.Reader`
         self._path = path if found else None
         self._key = key
@@ -224,7 +235,12 @@ class Cursor:
         if self._key is None:
             return None
         path = self._tree.path()
-        if path.seek(self._key) and path.leaf.has_key(path.index, self._key):
+        try:
+            there = path.seek(self._key) and path.leaf.has_key(path.index, self._key)
+        except CorruptionError:
+            self._now()
+            raise
+        if there:
             self._path = path
             self._version = now
         return self._path
@@ -235,54 +251,54 @@ class Cursor:
         """Go to the first entry. O(log n)."""
         self._now()
         path = self._tree.path()
-        return self._settle(path, found=path.edge(last=False))
+        return self._go(path, path.edge, last=False)
 
     def last(self) -> bool:
         """Go to the last entry. O(log n)."""
         self._now()
         path = self._tree.path()
-        return self._settle(path, found=path.edge(last=True))
+        return self._go(path, path.edge, last=True)
 
     def next(self) -> bool:
         """Go to the next entry. O(1) amortised; O(log n) after a change of the tree."""
         path = self._there()
         if path is not None:
             before = self._key
-            found = self._settle(path, found=path.forward())
+            found = self._go(path, path.forward)
             if found and self._key <= before:  # type: ignore[operator]  # both are keys
                 self._stay(before)
             return found
         if self._key is None:
             return self.first()
         path = self._tree.path()
-        return self._settle(path, found=path.seek(self._key + b"\0"))
+        return self._go(path, path.seek, self._key + b"\0")
 
     def prev(self) -> bool:
         """Go to the previous entry. O(1) amortised; O(log n) after a change of the tree."""
         path = self._there()
         if path is not None:
             before = self._key
-            found = self._settle(path, found=path.backward())
+            found = self._go(path, path.backward)
             if found and self._key >= before:  # type: ignore[operator]  # both are keys
                 self._stay(before)
             return found
         if self._key is None:
             return self.last()
         path = self._tree.path()
-        return self._settle(path, found=path.seek_before(self._key, inclusive=False))
+        return self._go(path, path.seek_before, self._key, inclusive=False)
 
     def seek(self, key: object) -> bool:
         """Go to the first entry whose key is >= `key`. O(log n)."""
         self._now()
         path = self._tree.path()
-        return self._settle(path, found=path.seek(as_key(key)))
+        return self._go(path, path.seek, as_key(key))
 
     def seek_exact(self, key: object) -> bool:
         """Go to the entry of `key`. O(log n)."""
         self._now()
         wanted = as_key(key)
         path = self._tree.path()
-        return self._settle(path, found=path.seek(wanted) and path.leaf.has_key(path.index, wanted))
+        return self._go(path, lambda: path.seek(wanted) and path.leaf.has_key(path.index, wanted))
 
     # ------------------------------------------------------------ looking
 

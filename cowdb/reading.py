@@ -8,6 +8,7 @@ the kernel has a compiled twin of it.  What a transaction offers besides is in `
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -15,6 +16,7 @@ from cowdb.space import FORKED
 from cowdb.tree import Reader
 
 if TYPE_CHECKING:
+    from _thread import RLock
     from collections.abc import Callable
     from types import TracebackType
 
@@ -26,6 +28,8 @@ __all__ = ["Keeper", "Reading"]
 
 class Keeper(Protocol):
     """Who can keep a snapshot alive for longer than the transaction that uses it."""
+
+    naming: RLock  # held for a moment by a thread that is the first to ask a transaction for a named tree
 
     def pin(self, snapshot: Snapshot) -> Any:
         """A mapping of the file that keeps `snapshot` alive as long as it is held."""
@@ -53,6 +57,17 @@ class Reading(Reader):
             pin = self._pin = functools.partial(self._keeper.pin, self._snapshot)
         return pin
 
+    def named(self) -> dict[str, Any]:
+        """The named trees that were asked for, which end with the transaction. All threads get the same."""
+        trees = self._trees
+        if trees is None:
+            fresh: dict[str, Any] = {}
+            with self._keeper.naming:
+                trees = self._trees
+                if trees is None:
+                    trees = self._trees = fresh
+        return trees
+
     def close(self) -> None:
         """End the transaction; its trees and cursors refuse from then on. Harmless when repeated."""
         gate, self._gate = self._gate, None
@@ -73,9 +88,10 @@ class Reading(Reader):
         self.space = space
         if self._names is not None:
             self._names.space = space
-        if self._trees is not None:
-            for tree in self._trees.values():
-                tree.space = space
+        trees = self._trees
+        while trees:
+            with contextlib.suppress(KeyError):  # another thread ends it too
+                trees.popitem()[1].space = space
 
     def __enter__(self) -> Self:
         """Use it as a block; it ends with it."""

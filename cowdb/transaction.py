@@ -14,13 +14,12 @@ commits, or aborts if the block raised.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, Self, TypeVar
 
 from cowdb import format as fmt
-from cowdb.catalog import find_tree, name_key, tree_names
-from cowdb.cursor import KEYS
+from cowdb.catalog import find_tree, name_key, names_in
 from cowdb.errors import ClosedError, KeyNotFoundError
-from cowdb.kernel import Reader, Reading, scan
+from cowdb.kernel import Reader, Reading
 from cowdb.space import FORKED, refuse
 from cowdb.views import Tree, WriteTree
 
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Transaction", "WriteTransaction"]
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 DURABILITIES: Final = ("full", "lazy")
 
 
@@ -73,34 +74,41 @@ class Transaction(Reading, Tree):
         space = self.open_space()
         if create:
             raise TypeError("a read transaction creates nothing; use write()")
-        trees = self._trees
-        if trees is None:
-            trees = self._trees = {}
+        trees = self.named()
         tree = trees.get(name)
         if tree is None:
-            descriptor = find_tree(self._catalog(), name, self._snapshot.meta)
+            descriptor = self._from_catalog(find_tree, name, self._snapshot.meta)
             if descriptor is None:
                 raise KeyNotFoundError(name)
-            tree = trees[name] = Tree(space, descriptor, self.pinning())
+            tree = trees.setdefault(name, Tree(space, descriptor, self.pinning()))
+        # It is among those that end with us now; if another thread has ended us meanwhile, perhaps too late.
+        if self.space is not space:
+            tree.space = self.space
+            self.open_space()
         assert isinstance(tree, Tree)
         return tree
 
     def trees(self) -> list[str]:
         """The names of the named trees, in the order of their UTF-8. O(trees)."""
-        return tree_names(list(scan(self._catalog(), KEYS, None, None)))
+        return self._from_catalog(names_in)
 
     def get_view(self, key: object) -> memoryview | None:
         """The value of `key` as a read-only memoryview; see `Tree.get_view`."""
         self.pinning()
         return super().get_view(key)
 
-    def _catalog(self) -> Reader:
-        """The catalog's tree, made when it is first asked for: most reads never do."""
+    def _from_catalog(self, look: Callable[Concatenate[Reader, _P], _T], *args: _P.args, **options: _P.kwargs) -> _T:
+        """What `look` finds in the catalog; `ClosedError` if another thread has ended the transaction meanwhile."""
         space = self.open_space()
-        names = self._names
+        names = self._names  # made when it is first asked for: most reads never do
         if names is None:
             names = self._names = Reader(space, self._snapshot.meta.catalog)
-        return names
+        try:
+            return look(names, *args, **options)
+        finally:
+            if self.space is not space:
+                names.space = self.space
+                self.open_space()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self)} entries in the main tree"
@@ -165,7 +173,7 @@ class WriteTransaction(WriteTree):
     def trees(self) -> list[str]:
         """The names of the named trees, in the order of their UTF-8. O(trees)."""
         self.open_space()
-        return tree_names(list(scan(self._draft.catalog, KEYS, None, None)))
+        return names_in(self._draft.catalog)
 
     def drop(self, name: str) -> None:
         """Remove the tree called `name` with all its entries; `KeyNotFoundError` if there is none. O(its pages)."""

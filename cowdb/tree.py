@@ -23,7 +23,8 @@ TAOCP volume 3, section 6.2.3.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import Any, Final, TypeVar, overload
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, overload
 
 from cowdb import format as fmt
 from cowdb.errors import ClosedError, CorruptionError
@@ -31,9 +32,14 @@ from cowdb.page import Page
 from cowdb.path import Path
 from cowdb.space import BIRTH_MASK, Space
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["Reader", "as_key", "lookup_key"]
 
 _T = TypeVar("_T")
+_Tree = TypeVar("_Tree", bound="Reader")
+_P = ParamSpec("_P")
 _REFERENCE_SIZE: Final = fmt.REFERENCE_SIZE
 _LENGTH_MASK: Final = fmt.LENGTH_MASK
 _HEADER_WORDS: Final = fmt.HEADER_SIZE // 8
@@ -62,6 +68,20 @@ def lookup_key(key: object) -> bytes | None:
         return None
 
 
+def believed(look: Callable[Concatenate[_Tree, _P], _T]) -> Callable[Concatenate[_Tree, _P], _T]:
+    """A method that raises `ClosedError` instead of the damage that it meets in a tree which was closed meanwhile."""
+
+    @wraps(look)
+    def looked(tree: _Tree, /, *args: _P.args, **options: _P.kwargs) -> _T:
+        try:
+            return look(tree, *args, **options)
+        except CorruptionError:
+            tree.open_space()
+            raise
+
+    return looked
+
+
 class Reader:
     """Looks into one tree.
 
@@ -70,7 +90,8 @@ class Reader:
     changed, and None here.  After `close` every use raises `ClosedError`.
 
     Another thread may close it at any moment, and then the pages may be written
-    again.  So what was read is believed only if the tree is still open after it.
+    again.  So what was read, and damage that was met, is believed only if the tree
+    is still open after it.
     """
 
     __slots__ = ("_pin", "bits", "depth", "page", "space")
@@ -106,9 +127,14 @@ class Reader:
         number = bits & fmt.MAX_U48
         # No birth has low bits of zero (see `space`): a forged one must not pass for a page that was met.
         if number >= space.pages or not space.verified[number] == bits >> 48 & BIRTH_MASK != 0:
-            space.meet(bits, level)
+            try:
+                space.meet(bits, level)
+            except CorruptionError:
+                self.open_space()
+                raise
         at = number * space.page_size
         if space.words[at >> 3] >> 32 & 0xFFFF != _KINDS[level]:
+            self.open_space()
             raise CorruptionError(number, f"it is not a page of level {level}")
         return Page(space.data, space.words, at)
 
@@ -194,7 +220,11 @@ class Reader:
             end = offset + 2 + size
             if end + ((data[offset] | data[offset + 1] << 8) & _LENGTH_MASK) > (number + 1) * space.page_size:
                 raise CorruptionError(number, "a cell of it leads outside")
+        except CorruptionError:
+            self.open_space()
+            raise
         except IndexError:
+            self.open_space()
             if number >= space.pages:
                 raise CorruptionError(number, f"a reference leads outside the file of {space.pages} pages") from None
             raise CorruptionError(number, "its slots or cells lead outside the file") from None
@@ -264,6 +294,7 @@ class Reader:
             raise CorruptionError(-1, f"an entry of kind {kind}, which this version does not know")
         return self.fetch(payload)
 
+    @believed
     def fetch(self, raw: bytes) -> bytes:
         """The value behind the packed reference of an overflow run."""
         space = self.open_space()
@@ -289,6 +320,7 @@ class Reader:
 
     # ------------------------------------------------------------ order
 
+    @believed
     def rank(self, key: bytes) -> int:
         """Number of entries whose key is less than `key`. O(log n)."""
         page = self.root_page()
@@ -303,6 +335,7 @@ class Reader:
         self.open_space()
         return total
 
+    @believed
     def entry(self, path: Path) -> tuple[bytes, bytes]:
         """Key and value at `path`."""
         leaf = path.leaf
@@ -314,6 +347,7 @@ class Reader:
         """A path that leads nowhere yet. O(1)."""
         return Path(self)
 
+    @believed
     def select(self, rank: int) -> tuple[bytes, bytes]:
         """Entry number `rank` in key order, 0 <= rank < len. O(log n)."""
         if not 0 <= rank < len(self):
@@ -322,16 +356,19 @@ class Reader:
         path.select(rank)
         return self.entry(path)
 
+    @believed
     def ceiling(self, key: bytes) -> tuple[bytes, bytes] | None:
         """The first entry whose key is >= `key`, or None. O(log n)."""
         path = Path(self)
         return self.entry(path) if path.seek(key) else None
 
+    @believed
     def floor(self, key: bytes) -> tuple[bytes, bytes] | None:
         """The last entry whose key is <= `key`, or None. O(log n)."""
         path = Path(self)
         return self.entry(path) if path.seek_before(key, inclusive=True) else None
 
+    @believed
     def edge(self, *, last: bool) -> tuple[bytes, bytes] | None:
         """The first or last entry, or None. O(log n)."""
         path = Path(self)

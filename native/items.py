@@ -3,7 +3,7 @@
 A scan takes its entries straight out of the leaf that its path leads to.  It
 asks at every step whether its transaction still lives and, in a write
 transaction, whether the tree has changed, and then seeks again behind the last
-key that it gave.  An error ends it.
+key that it gave.  An error ends it.  Threads may share one: each entry is given once.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Items:
     def __iter__(self):
         return self
 
+    @cython.critical_section
     def __next__(self):
         if self.left <= 0:
             raise StopIteration
@@ -97,6 +98,7 @@ class Items:
             length = info & LENGTH_MASK
         if middle + length > view.size:
             self.left = 0
+            tree.still_open()
             raise broken(view)
         key: bytes = None
         if self.kind != 1 or self.writer is not None:
@@ -104,10 +106,12 @@ class Items:
             if self.writer is not None:
                 self.last = key
             if not self.kind:
+                tree.still_open()
                 return key
         value: bytes
         if info <= LENGTH_MASK:
             value = as_bytes(view.at + middle, length)
+            tree.still_open()
         else:
             value = self.large(view.at + middle, info, length)
         if self.kind == 1:
@@ -154,6 +158,16 @@ class Items:
     @cython.exceptval(-1, check=False)
     def advance(self) -> cython.int:
         """Go to the first leaf of the range, or to the next one; 0, and it is over, if there is none."""
+        try:
+            return self.go_to_leaf()
+        except CorruptionError:
+            self.tree.still_open()
+            raise
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def go_to_leaf(self) -> cython.int:
+        """The work of `advance`."""
         left: cython.longlong = self.left
         self.left = 0  # whatever is raised here is the end
         more: cython.int
@@ -161,7 +175,7 @@ class Items:
             if self.writer is not None:
                 self.version = self.writer.changes_made
             self.path = Path(self.tree)
-            self.leaves = self.tree._space.pages
+            self.leaves = self.tree.opened().pages
             if self.reverse:
                 more = self.path.to_edge(True) if self.high is None else self.path.to_before(self.high, False)
             else:

@@ -1,4 +1,7 @@
-"""A place in a tree, the pages from the root down to one leaf: the twin of `cowdb.path`."""
+"""A place in a tree, the pages from the root down to one leaf: the twin of `cowdb.path`.
+
+Threads that share one find it whole, wherever one of them may have led it.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,16 @@ class Path:
     @property
     def leaf(self):
         """The leaf that the path ends in."""
-        return self.pages[-1]
+        with cython.critical_section(self):
+            found = self.pages[-1]
+        return found
 
     @property
     def index(self):
         """The index within the leaf."""
-        return self.indexes[-1]
+        with cython.critical_section(self):
+            found = self.indexes[-1]
+        return found
 
     @cython.cfunc
     def restart(self) -> Page:
@@ -56,6 +63,7 @@ class Path:
         self.step(page, page.cells - 1 if last else 0)
         return 0
 
+    @cython.critical_section
     def edge(self, *, last: cython.bint):
         """Go to the first or last entry; False if the tree is empty. O(depth)."""
         return bool(self.to_edge(last))
@@ -69,6 +77,7 @@ class Path:
         self.down(page, last)
         return 1
 
+    @cython.critical_section
     def seek(self, key: bytes):
         """Go to the first entry whose key is >= `key`; False if there is none. O(log n)."""
         return bool(self.to(key))
@@ -89,6 +98,7 @@ class Path:
         self.step(page, index)
         return 1 if index < page.cells else self.to_next_leaf()
 
+    @cython.critical_section
     def seek_before(self, key: bytes, *, inclusive: cython.bint):
         """Go to the last entry whose key is < `key` (<= if `inclusive`); False if there is none. O(log n)."""
         return bool(self.to_before(key, inclusive))
@@ -103,6 +113,7 @@ class Path:
             return 1
         return self.move(-1)
 
+    @cython.critical_section
     def select(self, rank: cython.longlong) -> None:
         """Go to entry number `rank`, which must exist. O(depth times cells of a branch)."""
         page: Page = self.restart()
@@ -125,14 +136,17 @@ class Path:
             return self.to_previous_leaf()
         return 1 if index < leaf.cells else self.to_next_leaf()
 
+    @cython.critical_section
     def forward(self):
         """Go to the next entry; False, and the path is spent, if there is none."""
         return bool(self.move(1))
 
+    @cython.critical_section
     def backward(self):
         """Go to the previous entry; False, and the path is spent, if there is none."""
         return bool(self.move(-1))
 
+    @cython.critical_section
     def next_leaf(self):
         """Go to the first entry of the next leaf; False, and the path is spent, if there is none."""
         return bool(self.to_next_leaf())
@@ -153,6 +167,7 @@ class Path:
             self.indexes.pop()
         return 0
 
+    @cython.critical_section
     def previous_leaf(self):
         """Go to the last entry of the previous leaf; False, and the path is spent, if there is none."""
         return bool(self.to_previous_leaf())

@@ -55,6 +55,8 @@ class Reading(Reader):
     def use(self, snapshot: Snapshot, tree: Reader, keeper) -> cython.void:
         """Look at what `tree` does, which is the main tree of `snapshot`."""
         self._space = tree._space
+        if COWDB_FREE_THREADED:
+            self.lent = tree._space
         self.root = tree.root
         self.depth = tree.depth
         self._snapshot = snapshot
@@ -72,17 +74,21 @@ class Reading(Reader):
         with cython.critical_section(self):
             self.names = names
 
-    @property
-    def _trees(self):
-        """The named trees that were asked for."""
+    def named(self):
+        """The named trees that were asked for, which end with the transaction. All threads get the same."""
+        fresh: dict = {}  # before the look: making it may set the garbage collector going, and that lets others in
         with cython.critical_section(self):
+            if self.trees_seen is None:
+                self.trees_seen = fresh
             found = self.trees_seen
         return found
 
-    @_trees.setter
-    def _trees(self, trees: dict):
+    @cython.cfunc
+    def asked_for(self) -> dict:
+        """What `named` gives, if it was ever asked."""
         with cython.critical_section(self):
-            self.trees_seen = trees
+            found = self.trees_seen
+        return found
 
     def pinning(self):
         """What gives a mapping that keeps the snapshot alive as long as it is held. Made when it is asked for."""
@@ -132,12 +138,13 @@ class Reading(Reader):
             self.space = space
         if self.names is not None:
             self._names.space = space
-        trees: dict = self._trees
-        if trees is not None:
-            if COWDB_FREE_THREADED:
-                trees = dict(trees)  # another thread may be adding one; else none comes in, and no memory is needed
-            for tree in trees.values():
-                tree.space = space
+        trees: dict = self.asked_for()
+        while trees:
+            try:
+                tree = trees.popitem()[1]
+            except KeyError:  # another thread ends it too
+                break
+            tree.space = space
         return 0
 
     def __enter__(self):

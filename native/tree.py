@@ -3,6 +3,11 @@
 A lookup goes from the root to the entry in one call and makes no object but its
 result.  In a tree that is being changed it goes through the dirty pages first,
 which are objects, and from the first clean page on through the mapping.
+
+One call lets no other thread in that could close the tree, so what was found need
+not be doubted as in the plain form.  Where the interpreter has no lock of its own,
+another thread may: then `still_open` looks again, and `lent` keeps the mapping as
+long as there is somebody to look into it.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ class Reader:
     depth = cython.declare(cython.int, visibility="public")
     _page = cython.declare(Page)
     changes_made = cython.declare(cython.longlong)
+    lent: object  # without the interpreter's lock: what `_space` was, which another thread may set to None
     _pin = cython.declare(object, visibility="public")  # for views of values; see the plain form
 
     def __init__(self, space, descriptor):
@@ -52,6 +58,8 @@ class Reader:
     def space(self, space):
         self._abandoned = space is FORKED
         self._space = None if self._abandoned else space
+        if COWDB_FREE_THREADED and self._space is not None:
+            self.lent = space
 
     @property
     def page(self):
@@ -91,6 +99,18 @@ class Reader:
     def open_space(self):
         """The mapping to look into; raises `ClosedError` after `close`."""
         return self.opened()
+
+    @cython.final
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1, check=False)
+    def still_open(self) -> cython.int:
+        """Raise `ClosedError` if another thread has closed the tree while this one looked into it."""
+        if COWDB_FREE_THREADED:
+            fence()
+            if self._space is None:
+                self.gone()
+        return 0
 
     # ------------------------------------------------------------ pages
 
@@ -140,8 +160,8 @@ class Reader:
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
-    def locate(self, key: Bytes, length: cython.Py_ssize_t, found: cython.pointer[Found]) -> cython.int:
-        """Find the payload of the entry of `key`: 1, or 0 if it is not there. O(log n)."""
+    def descend(self, key: Bytes, length: cython.Py_ssize_t, found: cython.pointer[Found]) -> cython.int:
+        """The work of `locate`."""
         view: View
         ref: Ref
         place: cython.int
@@ -180,12 +200,31 @@ class Reader:
             read_ref(at, cython.address(ref))
             level -= 1
 
+    @cython.final
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1, check=False)
+    def locate(self, key: Bytes, length: cython.Py_ssize_t, found: cython.pointer[Found]) -> cython.int:
+        """Find the payload of the entry of `key` in a tree that is open still: 1, or 0 if it is not there. O(log n)."""
+        if not COWDB_FREE_THREADED:
+            return self.descend(key, length, found)
+        there: cython.int
+        try:
+            there = self.descend(key, length, found)
+        except CorruptionError:
+            self.still_open()
+            raise
+        self.still_open()
+        return there
+
     def find(self, key: bytes):
         """Kind and length, and payload, of the entry of `key`; None if it is not there. O(log n)."""
         found: Found
         if not self.locate(bytes_at(key), PyBytes_GET_SIZE(key), cython.address(found)):
             return None
-        return found.info, as_bytes(found.payload, found.length)
+        payload = as_bytes(found.payload, found.length)
+        self.still_open()
+        return found.info, payload
 
     def get(self, key, default=None, /):
         """The value of `key`, or `default`. O(log n)."""
@@ -197,9 +236,7 @@ class Reader:
         found: Found
         if not self.locate(bytes_at(wanted), PyBytes_GET_SIZE(wanted), cython.address(found)):
             return default
-        if found.info <= LENGTH_MASK:
-            return as_bytes(found.payload, found.length)
-        return self.large_value(cython.address(found))
+        return self.value_of(cython.address(found))
 
     def __getitem__(self, key):
         """The value of `key` (`KeyNotFoundError` if there is none), or a view of the items of a slice. O(log n)."""
@@ -218,9 +255,18 @@ class Reader:
         found: Found
         if not self.locate(bytes_at(wanted), PyBytes_GET_SIZE(wanted), cython.address(found)):
             raise KeyNotFoundError(key)
-        if found.info <= LENGTH_MASK:
-            return as_bytes(found.payload, found.length)
-        return self.large_value(cython.address(found))
+        return self.value_of(cython.address(found))
+
+    @cython.final
+    @cython.cfunc
+    @cython.inline
+    def value_of(self, found: cython.pointer[Found]):
+        """The value of the entry that was found."""
+        if found.info > LENGTH_MASK:
+            return self.large_value(found)
+        value = as_bytes(found.payload, found.length)
+        self.still_open()
+        return value
 
     @cython.cfunc
     def large_value(self, found: cython.pointer[Found]):
@@ -251,8 +297,13 @@ class Reader:
         ref: Ref
         read_ref(raw, cython.address(ref))
         space: Space = self.opened()
-        at: Bytes = space.run(cython.address(ref))
-        return as_bytes(at, ref.count)
+        try:
+            value = as_bytes(space.run(cython.address(ref)), ref.count)
+        except CorruptionError:
+            self.still_open()
+            raise
+        self.still_open()
+        return value
 
     def __contains__(self, key):
         """True if there is such a key. O(log n)."""
@@ -282,22 +333,31 @@ class Reader:
         total: cython.longlong = 0
         index: cython.int
         length: cython.Py_ssize_t = PyBytes_GET_SIZE(key)
-        while page.level:
-            index = page.search(bytes_at(key), length, 1, 0, 1) - 1
-            total += page.sum_before(index)
-            page = self.go_down(page, index)
-        return total + page.search(bytes_at(key), length, 0, 2, 0)
+        try:
+            while page.level:
+                index = page.search(bytes_at(key), length, 1, 0, 1) - 1
+                total += page.sum_before(index)
+                page = self.go_down(page, index)
+            total += page.search(bytes_at(key), length, 0, 2, 0)
+        except CorruptionError:
+            self.still_open()
+            raise
+        self.still_open()
+        return total
 
     def entry(self, path):
         """Key and value at `path`."""
         leaf: Page = path.leaf
         index: cython.Py_ssize_t = path.index
         found: Found
-        key: bytes = leaf.key(index)
-        leaf.entry(index, cython.address(found))
-        if found.info <= LENGTH_MASK:
-            return key, as_bytes(found.payload, found.length)
-        return key, self.large_value(cython.address(found))
+        key: bytes
+        try:
+            key = leaf.key(index)
+            leaf.entry(index, cython.address(found))
+            return key, self.value_of(cython.address(found))
+        except CorruptionError:
+            self.still_open()
+            raise
 
     def path(self):
         """A path that leads nowhere yet. O(1)."""
@@ -308,23 +368,44 @@ class Reader:
         if not 0 <= rank < len(self):
             raise IndexError(f"index {rank} of a tree of {len(self)} entries")
         path = Path(self)
-        path.select(rank)
+        try:
+            path.select(rank)
+        except CorruptionError:
+            self.still_open()
+            raise
         return self.entry(path)
 
     def ceiling(self, key):
         """The first entry whose key is >= `key`, or None. O(log n)."""
         path = Path(self)
-        return self.entry(path) if path.seek(as_key(key)) else None
+        wanted: bytes = as_key(key)
+        try:
+            there = path.seek(wanted)
+        except CorruptionError:
+            self.still_open()
+            raise
+        return self.entry(path) if there else None
 
     def floor(self, key):
         """The last entry whose key is <= `key`, or None. O(log n)."""
         path = Path(self)
-        return self.entry(path) if path.seek_before(as_key(key), inclusive=True) else None
+        wanted: bytes = as_key(key)
+        try:
+            there = path.seek_before(wanted, inclusive=True)
+        except CorruptionError:
+            self.still_open()
+            raise
+        return self.entry(path) if there else None
 
     def edge(self, *, last: cython.bint):
         """The first or last entry, or None. O(log n)."""
         path = Path(self)
-        return self.entry(path) if path.edge(last=last) else None
+        try:
+            there = path.edge(last=last)
+        except CorruptionError:
+            self.still_open()
+            raise
+        return self.entry(path) if there else None
 
 
 @cython.cfunc

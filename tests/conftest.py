@@ -7,6 +7,7 @@ checker (I1 to I10), so that every test is a test of the file format too.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,3 +65,11 @@ def database(tmp_path: Path) -> Iterator[Callable[..., cowdb.Database]]:
     databases = Databases(tmp_path)
     yield databases
     databases.finish()
+
+
+@pytest.fixture
+def many_switches():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)

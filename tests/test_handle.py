@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 
 import pytest
@@ -145,14 +144,6 @@ def test_more_snapshots_than_a_block_of_words_has_room_for(db):
     assert len(free) == len(set(free))
     with db.read() as snapshot:
         assert snapshot[b"k"] == b"149"
-
-
-@pytest.fixture
-def many_switches():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.usefixtures("many_switches")

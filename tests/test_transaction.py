@@ -10,6 +10,7 @@ import pytest
 
 import cowdb
 from cowdb import kernel
+from cowdb.catalog import find_tree
 
 
 def test_a_transaction_sees_its_own_changes_and_nobody_else_does(database):
@@ -241,6 +242,79 @@ def test_a_name_that_is_no_text_in_utf_8_is_refused(database):
 
 
 @pytest.mark.guarantee
+def test_a_tree_asked_for_while_another_thread_ends_the_reader_is_never_left_open(database, monkeypatch):
+    db = database()
+    with db.write() as transaction:
+        transaction.tree("t", create=True)[b"x"] = b"y"
+    reader = db.read()
+
+    def find_and_end(*args):
+        found = find_tree(*args)
+        reader.close()  # as another thread may in this very moment
+        return found
+
+    monkeypatch.setattr(cowdb.transaction, "find_tree", find_and_end)
+    with pytest.raises(cowdb.ClosedError, match="has ended"):
+        reader.tree("t")
+
+
+def test_two_threads_that_ask_for_a_tree_get_the_same_and_it_ends_with_the_reader(database, monkeypatch):
+    db = database()
+    with db.write() as transaction:
+        transaction.tree("t", create=True)[b"x"] = b"y"
+    reader = db.read()
+    others = []
+
+    def find_twice(*args):
+        monkeypatch.undo()
+        others.append(reader.tree("t"))  # as another thread may in this very moment
+        return find_tree(*args)
+
+    monkeypatch.setattr(cowdb.transaction, "find_tree", find_twice)
+    assert reader.tree("t") is others[0]
+    reader.close()
+    with pytest.raises(cowdb.ClosedError):
+        others[0].get(b"x")
+
+
+@pytest.mark.usefixtures("many_switches")
+def test_threads_that_ask_for_the_first_tree_of_a_reader_get_the_same(database):
+    db = database()
+    with db.write() as transaction:
+        transaction.tree("t", create=True)[b"x"] = b"y"
+    for _ in range(300):
+        start = threading.Barrier(3)
+        with db.read() as reader:
+            found = []
+
+            def ask(reader=reader, start=start, found=found):
+                start.wait()
+                found.append(reader.tree("t"))
+
+            threads = [threading.Thread(target=ask) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(found) == 3
+            assert found[0] is found[1] is found[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"), [("find_tree", lambda reader: reader.tree("t")), ("names_in", lambda reader: reader.trees())]
+)
+def test_damage_that_is_met_in_a_catalog_which_was_closed_meanwhile_is_none(database, monkeypatch, name, ask):
+    reader = database().read()
+
+    def damaged(*_):
+        reader.close()
+        raise cowdb.CorruptionError(7, "the page was written again")
+
+    monkeypatch.setattr(cowdb.transaction, name, damaged)
+    with pytest.raises(cowdb.ClosedError, match="has ended"):
+        ask(reader)
+
+
 def test_many_trees(database):
     db = database(page_size=4096)
     with db.write() as transaction:
