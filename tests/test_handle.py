@@ -146,12 +146,44 @@ def test_more_snapshots_than_a_block_of_words_has_room_for(db):
         assert snapshot[b"k"] == b"149"
 
 
+def _cursor_values(snapshot):
+    cursor = snapshot.cursor()
+    found = []
+    while cursor.next():
+        found.append(cursor.value)
+    return found
+
+
+LOOKS = {
+    "get": lambda snapshot: [snapshot[b"%03d" % number] for number in range(0, 100, 9)],
+    "scan": lambda snapshot: list(snapshot.values()),
+    "backward": lambda snapshot: [value for _, value in reversed(snapshot.items())],
+    "cursor": _cursor_values,
+    "order": lambda snapshot: [
+        snapshot.first()[1],
+        snapshot.floor(b"0505")[1],
+        snapshot.select(snapshot.rank(b"070"))[1],
+        snapshot.last()[1],
+    ],
+    "tree": lambda snapshot: list(snapshot.tree("t").values()),
+    "large": lambda snapshot: [snapshot.tree("large")[b"%03d" % number].strip() for number in range(3)],
+}
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.usefixtures("many_switches")
-def test_threads_begin_and_end_reads_while_others_close_and_write(tmp_path):
+def test_threads_begin_and_end_reads_while_others_close_and_write(tmp_path, look):
     path = tmp_path / "db"
     keeper = cowdb.open(path, page_size=4096, durability="lazy")
-    with keeper.write() as transaction:
-        transaction.update((b"%03d" % number, b"0") for number in range(100))
+
+    def write(number):
+        with keeper.write() as transaction:
+            for tree in (transaction, transaction.tree("t", create=True)):
+                tree.update((b"%03d" % key, b"%d" % number) for key in range(100))
+            transaction.tree("large", create=True).update((b"%03d" % key, b"%-5000d" % number) for key in range(3))
+
+    write(0)
     handles = [cowdb.open(path)]
     wrong, over = [], threading.Event()
 
@@ -160,7 +192,7 @@ def test_threads_begin_and_end_reads_while_others_close_and_write(tmp_path):
             handle = handles[0]
             try:
                 with handle.read() as snapshot:
-                    if len({snapshot[b"%03d" % number] for number in range(0, 100, 9)}) != 1:
+                    if len(set(LOOKS[look](snapshot))) != 1:
                         wrong.append("a snapshot changed")
                 handle.get(b"001")
                 handle.read()
@@ -173,9 +205,8 @@ def test_threads_begin_and_end_reads_while_others_close_and_write(tmp_path):
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for number in range(60):
-        with keeper.write() as transaction:
-            transaction.update((b"%03d" % key, b"%d" % number) for key in range(100))
+    for number in range(40):
+        write(number)
         before = handles[0]
         if number % 2:
             handles[0] = cowdb.open(path)

@@ -315,6 +315,7 @@ def test_damage_that_is_met_in_a_catalog_which_was_closed_meanwhile_is_none(data
         ask(reader)
 
 
+@pytest.mark.guarantee
 def test_many_trees(database):
     db = database(page_size=4096)
     with db.write() as transaction:
