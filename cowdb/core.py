@@ -130,7 +130,7 @@ class Core:
         self.storage = storage
         self.pager = pager
         self.handles: set[object] = set()  # what stands for each handle
-        self.naming = threading.RLock()
+        self.naming = threading.RLock()  # see `reading.Keeper`
 
     def owes(self, handle: object) -> bool:
         """Whether `leave` of this handle has not come to its end: what was interrupted goes on when it is repeated."""

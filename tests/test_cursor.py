@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kernel import Kernel, database, far_items, met, numbered
 from sortedcontainers import SortedDict
 
+import cowdb
 from cowdb.cursor import ITEMS, KEYS, VALUES, Cursor, after_prefix
 from cowdb.errors import ClosedError, KeySizeError, ReadOnlyError
 from cowdb.kernel import scan
@@ -463,3 +464,42 @@ def test_a_cursor_over_an_early_write():
             if not cursor.next() or cursor.key.startswith(b"z"):
                 break
         assert keys == [key for key, _ in numbered(100)]
+
+
+class _Damaged:
+    """A path whose next step meets damage; `then` happens in that moment, as if by another thread."""
+
+    def __init__(self, then):
+        self.then = then
+
+    def forward(self):
+        self.then()
+        raise cowdb.CorruptionError(7, "the page was written again")
+
+
+@pytest.fixture
+def reader(tmp_path):
+    with cowdb.open(tmp_path / "db", durability="lazy") as db:
+        with db.write() as transaction:
+            transaction.update({b"a": b"1", b"b": b"2"})
+        with db.read() as reader:
+            yield reader
+
+
+def test_damage_that_a_cursor_meets_in_a_tree_which_was_closed_meanwhile_is_none(reader):
+    cursor = reader.cursor()
+    assert cursor.first()
+    cursor._path = _Damaged(reader.close)
+    with pytest.raises(ClosedError, match="has ended"):
+        cursor.next()
+
+
+def test_a_cursor_that_met_damage_stays_at_its_key_and_seeks_anew(reader):
+    cursor = reader.cursor()
+    assert cursor.first()
+    cursor._path = _Damaged(lambda: None)
+    with pytest.raises(cowdb.CorruptionError, match="written again"):
+        cursor.next()
+    assert cursor.item == (b"a", b"1")
+    assert cursor.next()
+    assert cursor.item == (b"b", b"2")
