@@ -6,9 +6,11 @@ checker (I1 to I10), so that every test is a test of the file format too.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -26,6 +28,33 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=300, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+COVERED_CHILDREN = "COVERAGE_PROCESS_CONFIG"  # what asks the processes that a test starts to count lines as well
+
+
+def pytest_collection_finish() -> None:
+    """What is here by now stays: the garbage collector, which many tests call, need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """No lines are counted in an `untraced` test, nor in the processes that it starts."""
+    if item.get_closest_marker("untraced") is None:
+        return (yield)
+    asked = os.environ.pop(COVERED_CHILDREN, None)
+    traces = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(traces[0])
+        threading.settrace(traces[1])
+        if asked is not None:
+            os.environ[COVERED_CHILDREN] = asked
 
 
 class Databases:

@@ -1015,6 +1015,7 @@ def spoilers() -> list[Callable[[bytearray, random.Random], None]]:
     return [flip, sector, misdirect, cut]
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("spoil", spoilers(), ids=lambda spoil: spoil.__name__)
 def test_random_damage_never_raises(spoil: Callable[[bytearray, random.Random], None]) -> None:
     file, *_ = shared()
@@ -1027,6 +1028,7 @@ def test_random_damage_never_raises(spoil: Callable[[bytearray, random.Random], 
             assert str(finding)
 
 
+@pytest.mark.untraced
 def test_random_sense_never_raises() -> None:
     """Damage behind checksums that hold: whatever the page says, the checker has an answer."""
     file = three_levels()

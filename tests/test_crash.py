@@ -26,6 +26,8 @@ from cowdb.sharing import LocalSharing
 from cowdb.testing import HOSTILE, CrashDisk, FaultyDisk, FlushEnd, Resize, Write
 from cowdb.testing.crash import CrashStorage
 
+pytestmark = pytest.mark.untraced
+
 # ---------------------------------------------------------------- workloads
 
 

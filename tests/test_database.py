@@ -556,6 +556,7 @@ def test_writers_of_many_threads_take_turns_and_none_is_lost(database):
     assert db[b"count"] == b"300"
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 def test_a_snapshot_never_changes_while_writers_go_on(database):
     db = database(durability="lazy", page_size=4096)

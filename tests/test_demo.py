@@ -20,6 +20,7 @@ def demo():
     return module
 
 
+@pytest.mark.untraced
 def test_it_runs_and_leaves_nothing_behind(tmp_path):
     done = subprocess.run(
         [sys.executable, str(DEMO), "--rounds", "2", "--dir", str(tmp_path)],

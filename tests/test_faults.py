@@ -171,6 +171,7 @@ def each_call(name, arm, every=1):
 KINDS = [(errno.EIO, 0), (errno.ENOSPC, 0), (errno.EDQUOT, None), (errno.EIO, 700)]
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize(("error", "partial"), KINDS, ids=["EIO", "ENOSPC", "EDQUOT, half written", "EIO, torn"])
@@ -212,6 +213,7 @@ def test_a_fault_while_opening_leaves_nothing_half_made(call):
             return
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 @pytest.mark.parametrize("partial", [0, None])
 @pytest.mark.parametrize("name", ALL)
@@ -285,6 +287,7 @@ def test_a_full_disk_is_no_reason_to_poison_but_a_failed_meta_is():
     db.close()
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 @pytest.mark.parametrize("kind", ["max_size", "disk"])
 @pytest.mark.parametrize("page_size", [4096, 8192])

@@ -107,6 +107,7 @@ class Judged(Case):
     strict = True
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("target", ["get", "scan", "scan_all", "cursor", "copy", "compact", "real"])
 def test_a_wrong_answer_is_seen(target):
     """A forger's values come through the checksums: the model notices, wherever the question leads through them."""
@@ -136,6 +137,7 @@ def test_what_fails_is_made_small():
     assert failure.replay == "settled raise raw 9000=07"
 
 
+@pytest.mark.untraced
 def test_a_short_run_finds_nothing_and_tries_everything():
     result = corrupt.run(Options(6.0, 3, 1), Quiet())
     assert [failure.story for failure in result.failures] == []

@@ -281,6 +281,7 @@ def test_all_sequences_are_tried_and_none_twice():
     assert own[0] == list(itertools.islice(crash.cases(5, 2, 0), 400))
 
 
+@pytest.mark.untraced
 def test_a_short_search_finds_nothing():
     result = crash.run(Options(4.0, 1, 2), Quiet())
     assert result.failures == []
@@ -321,6 +322,7 @@ def shrinking():
 # ---------------------------------------------------------------- the proof
 
 
+@pytest.mark.untraced
 def test_every_bug_that_can_be_switched_on_is_seen_and_nothing_without_it():
     said = Quiet()
     result = prove.run(Options(60.0, 1, 2), said)

@@ -42,6 +42,7 @@ def test_the_scenarios_do_what_their_names_say(calls):
     assert calls["a group"].count("flush") - calls["one put"].count("flush") == 3
 
 
+@pytest.mark.untraced
 def test_every_call_of_a_scenario_is_struck(calls):
     cases = faults.all_cases("calls", "one put")
     assert {case.at for case in cases} == set(range(1, len(calls["one put"]) + 1))
@@ -57,6 +58,7 @@ def test_every_call_of_a_scenario_is_struck(calls):
     assert sum(judged for judged, _ in struck) > 2 * len(cases)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", ["lazy and synced", "two flushes", "a group", "killed"])
 def test_a_power_cut_anywhere_behind_a_failed_flush(name):
     judged = [play(case) for case in faults.all_cases("flush", name)]
@@ -64,12 +66,14 @@ def test_a_power_cut_anywhere_behind_a_failed_flush(name):
     assert sum(count for count, _ in judged) > 8 * len(judged)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", ["small and large", "early writes", "a large group"])
 def test_short_writes(name):
     cases = [case for case in faults.all_cases("short", name) if case.at % 9 == 1]
     assert all(play(case)[1] for case in cases)
 
 
+@pytest.mark.untraced
 def test_a_short_run_finds_nothing():
     result = faults.run(Options(seconds=1.0, seed=1, jobs=1), Quiet())
     assert result.failures == []
@@ -245,6 +249,7 @@ def test_system_calls_that_are_interrupted_do_not_show():
     assert quiet.said[-1].endswith("none")
 
 
+@pytest.mark.untraced
 def test_without_strace_that_is_said(monkeypatch):
     monkeypatch.setattr(faults_strace, "unavailable", lambda: "there is no strace")
     result = faults.run(Options(0.5, 1, 1), Quiet())

@@ -170,6 +170,7 @@ LOOKS = {
 }
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.usefixtures("many_switches")

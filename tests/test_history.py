@@ -99,6 +99,7 @@ def processes_run(path, count):
     judged(path, history, count)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("run", [threads_run, processes_run])
 def test_a_history_has_no_anomaly(run, tmp_path):
     run(str(tmp_path / "test.cowdb"), TRANSACTIONS)

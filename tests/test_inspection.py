@@ -151,6 +151,7 @@ def read_all(state: State) -> dict[str | None, dict[bytes, bytes]]:
     return {tree.name: dict(tree.items()) for tree in state.trees()}
 
 
+@pytest.mark.untraced
 def test_a_changed_byte_gives_an_error_or_the_truth(made):
     data, trees = made
     rng = random.Random(3)

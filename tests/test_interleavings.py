@@ -274,6 +274,7 @@ def two_commits(two):
     return write
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 def test_no_schedule_lets_the_writer_reuse_a_page_that_the_reader_sees(two):
     two.commit()
@@ -339,6 +340,7 @@ def large_and_small(two, sizes):
     return prepare, write
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 def test_no_schedule_lets_a_reader_stumble_over_a_file_that_is_cut(two):
     """P9: the file grows and is cut while the reader measures it, maps it and says what it uses."""
@@ -351,6 +353,7 @@ def test_no_schedule_lets_a_reader_stumble_over_a_file_that_is_cut(two):
     assert 200 < two.scheduler.schedules < LIMIT, "not all schedules were tried"
 
 
+@pytest.mark.untraced
 def test_a_snapshot_that_is_open_keeps_the_file_under_every_schedule(two):
     """The reader has one snapshot of the large file, and begins another one while the file becomes small."""
     sizes = set()
@@ -409,6 +412,7 @@ def test_a_mapping_of_a_file_that_was_cut_under_it_is_made_anew(two):
         pager.storage = pager.extent.storage = PausingStorage(storage, two.scheduler.pause)
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 def test_no_schedule_lets_a_reader_miss_pages_by_which_the_file_has_grown(two):
     """The file grows while the reader measures it and maps it: a mapping that is too short is not kept."""
@@ -446,6 +450,7 @@ def test_a_reader_that_keeps_a_mapping_that_is_too_short_is_found(two, monkeypat
     assert broken
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(("point", "newest"), [("write meta", 2), ("publish", 3)])
 def test_no_schedule_lets_a_takeover_disturb_a_reader(two, point, newest):
     """P3: a writer dies at a point of its commit, another process takes over and writes, a third one begins to read."""

@@ -160,6 +160,7 @@ def begun(path):
     return db, transaction
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("durability", ["full", "lazy"])
 def test_a_beginning_that_is_interrupted_leaves_the_lock_free(path, durability):
     """The story: no memory for the transaction, when the lock was taken already; nobody could write any more."""
@@ -189,6 +190,7 @@ def test_an_abort_that_is_interrupted_and_forgotten_is_ended_by_its_finalizer(pa
         goes_on(it[0], path, where)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("durability", ["full", "lazy"])
 def test_a_block_that_is_interrupted_leaves_the_lock_free(path, durability):
     """The story: the commit was broken off, and then its clean-up too; the block was left and the lock was kept."""
@@ -210,6 +212,7 @@ def test_a_sync_that_is_interrupted_leaves_the_lock_free(path):
         goes_on(db, path, where)
 
 
+@pytest.mark.untraced
 def test_a_close_that_is_interrupted_can_be_repeated(path):
     """The story: no memory while the file was let go; it stayed half open, and OPEN kept everybody out."""
     for db, where in struck(lambda db: db.close, lambda: opened(path, FileDisk()), 60):
@@ -224,6 +227,7 @@ def test_a_close_that_is_interrupted_under_a_writer_can_be_repeated(path):
         goes_on(db, path, where)
 
 
+@pytest.mark.untraced
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not tell what is open")
 @pytest.mark.parametrize("create", [False, True])
 def test_an_opening_that_is_interrupted_leaves_nothing_open(path, create):
@@ -293,6 +297,7 @@ def test_a_handing_over_that_is_interrupted_is_gone_on_with():
 # ---------------------------------------------------------------- by real signals
 
 
+@pytest.mark.untraced
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 @pytest.mark.parametrize("what", ["write", "read"])
 def test_a_real_interrupt_at_any_moment_leaves_no_lock_behind(what, seconds=4.0):

@@ -418,6 +418,7 @@ def ranged(model, low, high, reverse=False):  # noqa: FBT002 - as the tree's own
     return found[::-1] if reverse else found
 
 
+@pytest.mark.untraced
 class TestMachine(Machine.TestCase):
     """Run by pytest; `COWDB_MACHINE_EXAMPLES` asks for more."""
 

@@ -224,6 +224,7 @@ def look(pair, key, low, high):
             pair.both(call)
 
 
+@pytest.mark.untraced
 @given(steps)
 def test_any_operations_give_equal_files(what):
     pair = Pair()
@@ -233,6 +234,7 @@ def test_any_operations_give_equal_files(what):
     look(pair, b"key00100", None, None)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("page_size", fmt.PAGE_SIZES)
 @pytest.mark.parametrize("seed", range(3))
 def test_long_histories_give_equal_files(page_size, seed):
@@ -294,6 +296,7 @@ sys.stdout.buffer.write(storage.read(0, storage.size()))
 """
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("seed", range(2))
 def test_whole_databases_are_equal_to_the_byte(seed):
     found = []
@@ -313,6 +316,7 @@ def test_whole_databases_are_equal_to_the_byte(seed):
 # ---------------------------------------------------------------- damage
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("seed", range(40))
 def test_damaged_and_forged_pages_give_values_or_typed_errors_in_both_forms(seed):
     """Bytes are changed, and half of the time the checksums above them are made to fit (I3, I10)."""

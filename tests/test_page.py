@@ -315,6 +315,7 @@ def test_remove_leaves_zeros_and_counts_them():
     assert not any(bytes(page.data)[32:])
 
 
+@pytest.mark.untraced
 @given(st.data())
 def test_any_sequence_of_changes_keeps_a_leaf_right(data):
     model: dict[bytes, bytes] = {b"m": b""}

@@ -59,6 +59,7 @@ def test_a_power_cut_during_the_first_creation_leaves_nothing_or_a_database():
         assert PATH in image.paths(), "the directory was not flushed before `open` returned"
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 def test_the_file_is_longer_than_the_header_knows_and_the_other_way_round():
     """redb PR 1276: the header was durable before the extension of the file; the file never opened again.
@@ -72,6 +73,7 @@ def test_the_file_is_longer_than_the_header_knows_and_the_other_way_round():
     assert cut_everywhere(run, limit=60) > 20
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 def test_a_torn_slot_is_never_given_a_checksum_by_recovery():
     """redb PR 1290: recovery gave a torn slot a new checksum, and a second crash promoted it."""
@@ -121,6 +123,7 @@ def test_a_name_that_its_maker_did_not_see_to_is_made_certain_by_who_writes_next
     vanish(db)
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 @pytest.mark.parametrize("durability", ["full", "lazy"])
 def test_a_meta_page_may_be_torn_at_any_word(durability):
@@ -154,6 +157,7 @@ def test_a_meta_page_may_be_torn_at_any_word(durability):
             assert found == (after if torn == meta.data else before)
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 @pytest.mark.parametrize("seed", range(3))
 def test_no_page_is_lost_or_named_twice_after_a_power_cut(seed):
@@ -330,6 +334,7 @@ def list_or_error(items):
         return type(error)
 
 
+@pytest.mark.untraced
 @pytest.mark.guarantee
 @pytest.mark.parametrize("seed", range(4))
 def test_random_byte_flips_never_give_a_wrong_answer(seed):

@@ -375,6 +375,7 @@ def use(image, rng):
     assert len(disk.content("/db")) < 40 * len(image), "no forged number makes the file huge"
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("seed", range(30))
 def test_flipped_bytes_are_met_as_typed_errors(seed):
     rng = random.Random(seed)
@@ -384,6 +385,7 @@ def test_flipped_bytes_are_met_as_typed_errors(seed):
     use(bytes(image), rng)
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("seed", range(120))
 def test_forged_pages_give_forged_values_or_typed_errors(seed):
     """Pages with other bytes and all checksums right again, up to the meta page."""

@@ -205,6 +205,7 @@ def test_an_empty_tree(kind):
 BOUND = st.none() | st.sampled_from([*KEYS, b"aa", b"a\xff", b"zz"])
 
 
+@pytest.mark.untraced
 @settings(max_examples=100)
 @given(
     st.sampled_from(["snapshot", "fresh"]),

@@ -99,6 +99,7 @@ def test_wrong_types_and_sizes_change_nothing():
     assert writer.delete(memoryview(b"k" * limit))
 
 
+@pytest.mark.untraced
 @SIZES
 def test_sorted_input_leaves_pages_well_filled(size):
     kernel = Kernel(size)
@@ -376,6 +377,7 @@ BOUNDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("style", ["inline", "overflow"])
 @pytest.mark.parametrize("dirty", ["clean", "dirty", "mixed"])
 @pytest.mark.parametrize("bounds", BOUNDS, ids=repr)
@@ -525,6 +527,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.untraced
 @settings(max_examples=200)
 @given(STEPS)
 def test_any_sequence_of_changes_equals_a_sorted_dictionary(steps):
@@ -586,6 +589,7 @@ METHODS = [
 ]  # fmt: skip
 
 
+@pytest.mark.untraced
 @pytest.mark.skipif(kernel.FORM == "compiled", reason="nothing interrupts a change in the middle of a call into C")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
