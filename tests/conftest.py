@@ -40,8 +40,8 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """No lines are counted in an `untraced` test, nor in the processes that it starts."""
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """No lines are counted in an `untraced` test, in what is made for it, and in the processes that it starts."""
     if item.get_closest_marker("untraced") is None:
         return (yield)
     asked = os.environ.pop(COVERED_CHILDREN, None)

@@ -14,6 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+pytestmark = pytest.mark.untraced
+
 RUN = Path(__file__).parents[1] / "tools" / "bench" / "run.py"
 
 ROWS = {
@@ -132,7 +134,6 @@ def copied(quick):
     return done, pictures
 
 
-@pytest.mark.untraced
 @pytest.mark.parametrize("store", PEERS)
 def test_every_workload_runs_with_every_store(store, raced, bench):
     if importlib.util.find_spec(PEERS[store]) is None:
@@ -265,7 +266,6 @@ def test_only_one_part(name, part, found, bench, tmp_path):
         assert [report.name for report in bench(name).run(options)] == found
 
 
-@pytest.mark.untraced
 @pytest.mark.parametrize(
     ("name", "rows"), [("snapshot", 3), ("space", 7), ("batch", 4), ("share", 3), ("writes", 7), ("pages", 10)]
 )
