@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import itertools
+import os
 import sys
 
 import pytest
@@ -566,6 +567,12 @@ def test_the_allowed_states_follow_the_promises():
         assert [state[None][b"a"] for state in run.allowed(run.now)] == [b"1", b"2", b"3"]
         run.sync()
         assert run.allowed(run.now) == [{None: {b"a": b"3"}}]
+
+
+def test_no_lines_are_counted_while_states_are_searched():
+    """They took more than half of the time; see the mark `untraced`."""
+    assert sys.gettrace() is None
+    assert "COVERAGE_PROCESS_CONFIG" not in os.environ
 
 
 def test_life_after_death_changes_what_it_says_that_it_changes():
