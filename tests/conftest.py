@@ -41,7 +41,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """No lines are counted in an `untraced` test, in what is made for it, and in the processes that it starts."""
+    """No lines are counted in an `untraced` test, in what is made for it, and in the processes that it starts.
+
+    A worker of pytest-xdist counts twice, as one of pytest-cov's and as a process that was started, so pytest-cov's
+    `no_cover` would stop one of the two.  Where `sys.monitoring` counts, it costs little, and goes on.
+    """
     if item.get_closest_marker("untraced") is None:
         return (yield)
     asked = os.environ.pop(COVERED_CHILDREN, None)
