@@ -15,6 +15,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from looping import ENTRIES, threads
 
 import cowdb
 
@@ -98,6 +99,24 @@ def database(tmp_path: Path) -> Iterator[Callable[..., cowdb.Database]]:
     databases = Databases(tmp_path)
     yield databases
     databases.finish()
+
+
+@pytest.fixture
+def filled(database: Callable[..., cowdb.Database], tmp_path: Path) -> Path:
+    """A file with `ENTRIES` in the main tree and, with other values, in the tree "named"."""
+    with database() as db, db.write() as txn:
+        txn.update(ENTRIES)
+        txn.tree("named", create=True).update({key: value * 2 for key, value in ENTRIES.items()})
+        txn.tree("empty", create=True)
+    return tmp_path / "test.cowdb"
+
+
+@pytest.fixture
+def nothing_left_behind() -> Iterator[None]:
+    """After the test all threads of `cowdb.aio` have ended, and nothing was forgotten."""
+    yield
+    gc.collect()
+    assert threads() == []
 
 
 @pytest.fixture
