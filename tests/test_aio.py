@@ -1,7 +1,7 @@
 """The asyncio form gives the same answers as the engine, one by one and while it iterates."""
 
 # ruff: noqa: BLE001
-# What is waited for happens in threads, any error of the engine is compared, and a block is what raises.
+# Any error of the engine is compared, whatever it is.
 
 from __future__ import annotations
 

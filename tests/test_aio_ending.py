@@ -1,7 +1,5 @@
 """The asyncio form when something raises, and when it is closed."""
 
-# What is waited for happens in threads.
-
 from __future__ import annotations
 
 import asyncio
