@@ -30,6 +30,7 @@ PARTS = (
     "items",
     "freelist",
     "metapage",
+    "files",
     "commit",
     "gate",
     "reading",

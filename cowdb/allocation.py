@@ -173,9 +173,7 @@ class Allocator:
 
     def _decode_record(self, meta: Meta, key: bytes, value: bytes) -> list[CarriedRun]:
         """The runs of a free tree record, each field checked before it is used (I10)."""
-        count = len(value) // fmt.FREE_RUN.size
-        flat = fmt.runs_struct(count).unpack_from(value)
-        runs = list(zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True))
+        runs = fmt.unpack_runs(value[: len(value) // fmt.FREE_RUN.size * fmt.FREE_RUN.size])
         page_count = meta.page_count
         for start, length, birth, freed in runs:
             sound = fmt.FIRST_DATA_PAGE <= start < page_count and 1 <= length <= page_count - start and birth <= freed
@@ -208,9 +206,8 @@ class Allocator:
         self._dry = False
         for chunk, first in enumerate(range(0, len(moved), per_record)):
             part = moved[first : first + per_record]
-            flat = [number for run in part for number in run]
             key = fmt.FREE_KEY_STRUCT.pack(draft.changes.birth, chunk)
-            draft.free.put(key, fmt.runs_struct(len(part)).pack(*flat), append=True)
+            draft.free.put(key, fmt.pack_runs(part), append=True)
         self.release(draft, live)
 
 

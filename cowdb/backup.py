@@ -11,7 +11,6 @@ when it is whole and on disk, so that a half made copy is never taken for one.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import secrets
 from typing import TYPE_CHECKING, Final
@@ -63,9 +62,9 @@ def _new_file(path: str) -> Iterator[Storage]:
 
 def copy_whole(source: Storage, snapshot: Snapshot, path: str, progress: Progress) -> None:
     """Copy the pages of `snapshot` to the same places of a new file, each verified on the way. O(used pages)."""
-    meta = dataclasses.replace(snapshot.meta, durable=snapshot.meta.transaction)
+    meta = snapshot.meta._replace(durable=snapshot.meta.transaction)
     size = meta.page_size
-    everything = dataclasses.replace(snapshot.meta, durable=0)
+    everything = snapshot.meta._replace(durable=0)
     total = meta.page_count
     done = 0
     with _new_file(path) as target:
@@ -106,15 +105,14 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
     total = sum(len(tree) for _, tree in trees)
     done = 0
     with _new_file(path) as target:
-        empty = dataclasses.replace(
-            meta,
+        empty = meta._replace(
             transaction=1,
             durable=1,
             page_count=fmt.META_PAGES,
             main=fmt.EMPTY_TREE,
             catalog=fmt.EMPTY_TREE,
             free=fmt.EMPTY_TREE,
-            carried=(),
+            carry=b"",
         )
         for slot in (0, 1):
             target.write(slot * meta.page_size, [meta_page.encode(empty, slot)])

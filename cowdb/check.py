@@ -27,7 +27,6 @@ and only its meta page is checked.  Leaves that both states share are read once.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -113,7 +112,7 @@ def _check_file(storage: Source, report: Report, only: int | None) -> None:
     other_slot, other = found[1]
     if other.database_id != newest.database_id:
         report.add("file", other_slot, other_slot, "the two meta pages name different databases")
-    same = dataclasses.replace(other, durable=newest.durable, commit_time=newest.commit_time) == newest
+    same = other._replace(durable=newest.durable, commit_time=newest.commit_time) == newest
     if not same and (other.transaction >= newest.durable or walk.breaks_durable):
         _Walk(storage, report, other, other_slot, walk).run()
 
@@ -483,9 +482,8 @@ class _Walk:
         written, _chunk = fmt.FREE_KEY_STRUCT.unpack(key)
         if written > self._meta.transaction:
             self._add("I4", number, f"the free tree: a record was written in {written}, after this state")
-        flat = fmt.runs_struct(runs).unpack(value)
         page_count = self._meta.page_count
-        for start, length, birth, freed in zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True):
+        for start, length, birth, freed in fmt.unpack_runs(value):
             if not birth <= freed <= self._meta.transaction:
                 self._add("I4", number, f"the free tree: a run at page {start} born in {birth} and freed in {freed}")
             if fmt.FIRST_DATA_PAGE <= start < page_count and 1 <= length <= page_count - start:

@@ -32,7 +32,7 @@ from cowdb.errors import (
     PoisonedError,
     ReadOnlyError,
 )
-from cowdb.kernel import Handle
+from cowdb.kernel import Handle, leads_to
 from cowdb.locks import Turn
 from cowdb.opening import absolute, alone, check_options, empty_image, enter, open_storage
 from cowdb.pager import Pager
@@ -274,12 +274,7 @@ class Database(Handle[Core, Transaction]):
         if "disk" in self._options:
             current = core.storage.is_current()
         else:
-            try:
-                found = os.stat(self._path)
-            except (FileNotFoundError, NotADirectoryError):
-                current = False
-            else:
-                current = (found.st_dev, found.st_ino) == core.storage.identity()
+            current = leads_to(self._path, core.storage.identity())
         if not current:
             raise Error(
                 f"{self._path!r} is another file now, or gone: it was replaced, renamed or deleted while it was open; "

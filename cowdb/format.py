@@ -23,8 +23,12 @@ A slotted page, branch or leaf:
 from __future__ import annotations
 
 import functools
+import itertools
 import struct
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # ---------------------------------------------------------------- layouts
 
@@ -136,6 +140,17 @@ FREE_KEY_STRUCT: Final = struct.Struct(">QQ")
 def runs_struct(runs: int) -> struct.Struct:
     """Struct of `runs` free runs in a row, four integers each: in the carry list or in a record."""
     return struct.Struct(f"<{4 * runs}Q")
+
+
+def pack_runs(runs: Sequence[tuple[int, int, int, int]]) -> bytes:
+    """Free runs in a row, as they lie in the carry list or in a record."""
+    return runs_struct(len(runs)).pack(*itertools.chain.from_iterable(runs))
+
+
+def unpack_runs(raw: bytes) -> list[tuple[int, int, int, int]]:
+    """The free runs that `raw` holds, whose length is a multiple of a run's: start, length, birth and freed of each."""
+    flat = runs_struct(len(raw) // CARRIED_RUN.size).unpack(raw)
+    return list(zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True))
 
 
 # ---------------------------------------------------------------- constants

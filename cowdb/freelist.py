@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from sortedcontainers import SortedDict, SortedList
 
+from cowdb import format as fmt
 from cowdb.errors import CorruptionError
 
 if TYPE_CHECKING:
@@ -210,6 +211,10 @@ class FreeList:
         for blocker in sorted(self._held):
             found += self._held[blocker]
         return found
+
+    def carry(self) -> bytes:
+        """The same as it lies in the meta page. O(n)."""
+        return fmt.pack_runs(self.runs())
 
     def spill(self, keep: int) -> list[CarriedRun]:
         """Take all but about `keep` runs out, to be moved to the free tree. O(n).

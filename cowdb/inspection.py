@@ -202,8 +202,7 @@ class State:
                 runs, rest = divmod(len(raw), fmt.FREE_RUN.size)
                 if rest or not 1 <= runs <= fmt.runs_per_record(self.page_size):
                     raise CorruptionError(-1, f"the free tree: a value of {len(raw)} bytes")
-                flat = fmt.runs_struct(runs).unpack(raw)
-                for start, length, birth, freed in zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True):
+                for start, length, birth, freed in fmt.unpack_runs(raw):
                     if not fmt.FIRST_DATA_PAGE <= start < start + length <= self.meta.page_count:
                         raise CorruptionError(-1, f"the free tree: a run of {length} pages at {start}")
                     yield FreeRun(start, length, birth, freed, carried=False)

@@ -31,8 +31,9 @@ from cowdb.page import Page
 from cowdb.path import Path
 from cowdb.readers import Gate
 from cowdb.reading import Reading
+from cowdb.sealed import write_page, write_sealed
 from cowdb.space import Space
-from cowdb.storage import PLAIN_BUFFERS
+from cowdb.storage import PLAIN_BUFFERS, leads_to
 from cowdb.tree import Reader
 from cowdb.writer import Changes, Writer
 
@@ -59,8 +60,11 @@ __all__ = [
     "Space",
     "Writer",
     "encode",
+    "leads_to",
     "scan",
     "seal_usual",
+    "write_page",
+    "write_sealed",
 ]
 
 _ROOT: Final = _File(__file__).parent.parent
@@ -123,5 +127,8 @@ if not TYPE_CHECKING and _native is not None:
     Space = _native.Space
     Writer = _native.Writer
     encode = _native.encode
+    leads_to = _native.leads_to
     seal_usual = _native.seal_usual
     scan = _native.scan
+    write_page = _native.write_page
+    write_sealed = _native.write_sealed

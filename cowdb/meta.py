@@ -16,7 +16,7 @@ field before anybody may compute with it (I10).
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
@@ -35,13 +35,13 @@ class UnknownFormat(BadMeta):
     """An intact meta page of a format or feature that this code does not know."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Meta:
+class Meta(NamedTuple):
     """One committed state of the database.
 
     `transaction` counts commits, `durable` is the newest transaction known to
     be on disk when this meta was written, `page_count` the pages of the file
-    that this state may use, `commit_time` nanoseconds since 1970 (advisory).
+    that this state may use, `commit_time` nanoseconds since 1970 (advisory),
+    `carry` the carry list as it lies in the page.
     """
 
     page_size: int
@@ -53,20 +53,28 @@ class Meta:
     main: fmt.Descriptor
     catalog: fmt.Descriptor
     free: fmt.Descriptor
-    carried: tuple[CarriedRun, ...]
+    carry: bytes
     optional_features: int = 0
+
+    @property
+    def carried(self) -> list[CarriedRun]:
+        """The runs of the carry list. O(runs)."""
+        return fmt.unpack_runs(self.carry)
 
     def with_durable(self, durable: int) -> Meta:
         """The same state, with another `durable`."""
         return Meta(
             self.page_size, self.database_id, self.transaction, durable, self.page_count, self.commit_time,
-            self.main, self.catalog, self.free, self.carried, self.optional_features,
+            self.main, self.catalog, self.free, self.carry, self.optional_features,
         )  # fmt: skip
 
 
 def encode(meta: Meta, slot: int) -> bytes:
     """The page of `meta` for slot 0 or 1, checksum included. O(page size)."""
     page = bytearray(meta.page_size)
+    carry = meta.carry
+    if len(carry) > len(page) - fmt.META.size:
+        raise ValueError(f"{len(carry) // fmt.CARRIED_RUN.size} runs do not fit into a meta page of {len(page)} bytes")
     fmt.META.struct.pack_into(
         page,
         0,
@@ -85,14 +93,10 @@ def encode(meta: Meta, slot: int) -> bytes:
         meta.main.pack(),
         meta.catalog.pack(),
         meta.free.pack(),
-        len(meta.carried),
+        len(carry) // fmt.CARRIED_RUN.size,
         b"",
     )
-    if meta.carried:
-        flat: list[int] = []
-        for run in meta.carried:
-            flat += run
-        fmt.runs_struct(len(meta.carried)).pack_into(page, fmt.META.size, *flat)
+    page[fmt.META.size : fmt.META.size + len(carry)] = carry
     checksum = crc32c(memoryview(page)[fmt.CHECKSUM_SIZE :])
     page[: fmt.CHECKSUM_SIZE] = checksum.to_bytes(fmt.CHECKSUM_SIZE, "little")
     return bytes(page)
@@ -143,7 +147,7 @@ def decode(page: bytes, slot: int) -> Meta:
         main=_decode_tree(main, "main", transaction, page_count),
         catalog=_decode_tree(catalog, "catalog", transaction, page_count),
         free=_decode_tree(free, "free", transaction, page_count),
-        carried=_decode_carried(page, carried_count, transaction, page_count),
+        carry=_decode_carry(page, carried_count, transaction, page_count),
         optional_features=optional,
     )
 
@@ -167,12 +171,11 @@ def _decode_tree(raw: bytes, name: str, transaction: int, page_count: int) -> fm
     return tree
 
 
-def _decode_carried(page: bytes, count: int, transaction: int, page_count: int) -> tuple[CarriedRun, ...]:
-    flat = fmt.runs_struct(count).unpack_from(page, fmt.META.size)
-    runs = tuple(zip(flat[0::4], flat[1::4], flat[2::4], flat[3::4], strict=True))
-    for start, length, birth, freed in runs:
+def _decode_carry(page: bytes, count: int, transaction: int, page_count: int) -> bytes:
+    carry = page[fmt.META.size : fmt.META.size + count * fmt.CARRIED_RUN.size]
+    for start, length, birth, freed in fmt.unpack_runs(carry):
         if not (fmt.FIRST_DATA_PAGE <= start < page_count and 1 <= length <= page_count - start):
             raise BadMeta(f"it carries a run of {length} pages at {start}, of {page_count}")
         if not birth <= freed <= transaction:
             raise BadMeta(f"it carries a run born in {birth} and freed in {freed}")
-    return runs
+    return carry

@@ -97,7 +97,7 @@ def empty_image(page_size: int, database_id: bytes, now: int) -> bytes:
         main=fmt.EMPTY_TREE,
         catalog=fmt.EMPTY_TREE,
         free=fmt.EMPTY_TREE,
-        carried=(),
+        carry=b"",
     )
     return encode(meta, 0) + encode(meta, 1)
 

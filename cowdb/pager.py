@@ -40,7 +40,7 @@ from cowdb.draft import Draft, Member
 from cowdb.errors import ClosedError, CorruptionError, Error, LockTimeoutError, PoisonedError, ReadOnlyError
 from cowdb.extent import LEAST_GROWTH, Extent
 from cowdb.group import Group
-from cowdb.kernel import Gate, Reader, encode, seal_usual
+from cowdb.kernel import Gate, Reader, encode, seal_usual, write_page, write_sealed
 from cowdb.locks import WriterLock
 from cowdb.meta import Meta
 from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
@@ -315,7 +315,7 @@ class Pager:
             main=main,
             catalog=catalog,
             free=free_tree,
-            carried=tuple(free.runs()),
+            carry=free.carry(),
         )
 
         # 4. Extend the file if needed.
@@ -496,22 +496,16 @@ class Pager:
     def _write_pages(self, sealed: Sealed) -> int:
         """Write sealed pages, neighbours in one call; how many that was."""
         self._page_writes += 1
-        size = self.page_size
-        write = self.storage.write
-        written = 0
         try:
-            for start, pages, buffers in sealed.runs(size):
-                write(start * size, buffers)
-                written += pages
+            return write_sealed(self.storage, sealed, self.page_size)
         except OSError as error:
             self.poison.not_committed("writing pages", error)
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self.poison.fail("writing pages", error)
-        return written
 
     def _write_meta(self, slot: int, raw: bytes, state: str = UNKNOWN) -> None:
         try:
-            self.storage.write(slot * self.page_size, [raw])
+            write_page(self.storage, slot, raw)
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self.poison.fail("writing the meta page", error, state)
 

@@ -318,7 +318,7 @@ def reassert(storage: Storage, state: Believed, durable: tuple[int, int] | None 
     flushes = 1 + _blank(storage, wanted & state.torn, size)
     if again:
         since = meta.durable if durable is None else max(meta.durable, durable[0])
-        for number, pages in young_runs(storage, dataclasses.replace(meta, durable=since)):
+        for number, pages in young_runs(storage, meta._replace(durable=since)):
             offset, end = number * size, (number + pages) * size
             while offset < end:
                 piece = storage.read(offset, min(_PIECE, end - offset))

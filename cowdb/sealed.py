@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Sealed"]
+    from cowdb.storage import Storage
+
+__all__ = ["Sealed", "write_page", "write_sealed"]
 
 
 class Sealed:
@@ -56,3 +58,17 @@ class Sealed:
                 end = number + 1
         if buffers:
             yield start, end - start, buffers
+
+
+def write_sealed(storage: Storage, sealed: Sealed, page_size: int) -> int:
+    """Write what was sealed, neighbours in one call; how many pages that was. O(n log n)."""
+    written = 0
+    for start, pages, buffers in sealed.runs(page_size):
+        storage.write(start * page_size, buffers)
+        written += pages
+    return written
+
+
+def write_page(storage: Storage, number: int, raw: bytes) -> None:
+    """Write one page. O(page size)."""
+    storage.write(number * len(raw), [raw])

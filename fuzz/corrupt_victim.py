@@ -332,7 +332,7 @@ def _bomb() -> Victim:
         below = fmt.Reference(number, 1, count, checksum)
     pages = levels + 2
     tree = fmt.Descriptor(below, levels, 20, 20, 0)
-    meta = meta_page.Meta(PAGE, _ID, 2, 2, pages, 0, tree, fmt.EMPTY_TREE, fmt.EMPTY_TREE, ())
+    meta = meta_page.Meta(PAGE, _ID, 2, 2, pages, 0, tree, fmt.EMPTY_TREE, fmt.EMPTY_TREE, b"")
     raw = b"".join([meta_page.encode(meta, 0), meta_page.encode(meta, 1), *page_of])
     model: Model = {None: {b"%04d" % index: b"abc" for index in range(100)}}
     anatomy = Anatomy(PAGE)

@@ -40,12 +40,24 @@ cdef extern from "kernel.h" nogil:
     void lock_mutex(Mutex *mutex)
     void unlock_mutex(Mutex *mutex)
     int crc_hardware "cowdb_crc_hardware"
+    int COWDB_SYSTEM_CALLS
+    int SEALED_LIMIT
+    int INTERRUPTED_CALL "EINTR"
+    int NO_ENTRY "ENOENT"
+    int NO_DIRECTORY "ENOTDIR"
+    # A page that has its number, and where it lies in memory.
+    ctypedef struct SealedPage:
+        u64 number
+        u8 *at
+    int write_sealed_pages(int fd, SealedPage *pages, Py_ssize_t count, size_t size, size_t *done)
+    int device_and_inode(const char *path, u64 *device, u64 *inode)
 
 cdef extern from "kernel.h":
     object new_of(object kind, object nothing)
     Py_ssize_t references_of(void *who)
 
 cdef extern from "Python.h":
+    bytes PyUnicode_EncodeFSDefault(object)
     void *PyEval_SaveThread() nogil
     void PyEval_RestoreThread(void *) nogil
 

@@ -67,6 +67,18 @@ class Runs:
             memmove(self.at, self.at + runs, self.count * cython.sizeof(Run))
 
     @cython.cfunc
+    @cython.exceptval(check=False)
+    def write(self, at: Bytes) -> Bytes:
+        """Put them there, as they are carried; where the next ones go."""
+        place: cython.Py_ssize_t
+        for place in range(self.count):
+            put64(at, self.at[place].start)
+            put64(at + 8, self.at[place].length)
+            memset(at + 16, 0, 16)
+            at += RUN_SIZE
+        return at
+
+    @cython.cfunc
     def listed(self, first: cython.Py_ssize_t) -> list:
         """Those from place `first` on, as they are carried: every snapshot lets them go."""
         return [(self.at[place].start, self.at[place].length, 0, 0) for place in range(first, self.count)]
@@ -271,6 +283,27 @@ class FreeList:
             for blocker in sorted(self._held):
                 found += self._held[blocker]
         return found
+
+    def carry(self) -> bytes:
+        """The same as it lies in the meta page. O(n)."""
+        count: cython.Py_ssize_t = self._sorted.count + self._fresh.count
+        raw: bytes = PyBytes_FromStringAndSize(cython.NULL, RUN_SIZE * (count + self.held_runs))
+        at: Bytes = self._fresh.write(self._sorted.write(bytes_at(raw)))
+        end: Bytes = bytes_at(raw) + PyBytes_GET_SIZE(raw)
+        run: tuple
+        if self._held:
+            for blocker in sorted(self._held):
+                for run in self._held[blocker]:
+                    if at == end:
+                        raise RuntimeError("the free list has more runs than it counts")
+                    put64(at, run[0])
+                    put64(at + 8, run[1])
+                    put64(at + 16, run[2])
+                    put64(at + 24, run[3])
+                    at += RUN_SIZE
+        if at != end:
+            raise RuntimeError("the free list has fewer runs than it counts")
+        return raw
 
     def spill(self, keep: cython.Py_ssize_t) -> list:
         """Take all but about `keep` runs out, to be moved to the free tree; see the twin. O(n log n)."""

@@ -216,6 +216,75 @@ static void offer_block(Block *block)
 #endif
 }
 
+/* ---------------------------------------------------------------- calls of the system */
+
+#include <errno.h>
+#define SEALED_LIMIT 64 /* pages that are written by one call from Python */
+
+/* A page that has its number, and where it lies in memory. */
+typedef struct { uint64_t number; unsigned char *at; } SealedPage;
+
+#if defined(__linux__)
+#include <sys/stat.h>
+#include <sys/uio.h>
+#define COWDB_SYSTEM_CALLS 1
+
+/* Write the pages from byte `*done` of all their bytes on, in the order of their numbers, neighbours in one call.
+ * 0, or what errno says; EINTR: a signal is to be answered, then go on. */
+static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t size, size_t *done)
+{
+    if (!*done)
+        for (ptrdiff_t i = 1; i < count; i++) { /* they are few, and mostly in order */
+            SealedPage page = pages[i];
+            ptrdiff_t place = i;
+            for (; place && pages[place - 1].number > page.number; place--)
+                pages[place] = pages[place - 1];
+            pages[place] = page;
+        }
+    while (*done < (size_t)count * size) {
+        struct iovec parts[SEALED_LIMIT];
+        ptrdiff_t first = (ptrdiff_t)(*done / size);
+        size_t skip = *done % size;
+        int many = 0;
+        do {
+            parts[many].iov_base = pages[first + many].at + (many ? 0 : skip);
+            parts[many].iov_len = size - (many ? 0 : skip);
+            many++;
+        } while (first + many < count && pages[first + many].number == pages[first].number + (uint64_t)many);
+        ssize_t written = pwritev(fd, parts, many, (off_t)(pages[first].number * size + skip));
+        if (written < 0)
+            return errno;
+        if (!written)
+            return EIO; /* it made no progress */
+        *done += (size_t)written;
+    }
+    return 0;
+}
+
+/* Which file a path leads to. 0, or what errno says. */
+static int device_and_inode(const char *path, uint64_t *device, uint64_t *inode)
+{
+    struct stat found;
+    if (stat(path, &found))
+        return errno;
+    *device = found.st_dev;
+    *inode = found.st_ino;
+    return 0;
+}
+#else
+#define COWDB_SYSTEM_CALLS 0
+static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t size, size_t *done)
+{
+    (void)fd, (void)pages, (void)count, (void)size, (void)done;
+    return ENOSYS;
+}
+static int device_and_inode(const char *path, uint64_t *device, uint64_t *inode)
+{
+    (void)path, (void)device, (void)inode;
+    return ENOSYS;
+}
+#endif
+
 /* ---------------------------------------------------------------- CRC-32C */
 
 #define COWDB_CRC_POLYNOMIAL 0x82F63B78u /* Castagnoli, bits reversed */

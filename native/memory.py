@@ -18,7 +18,8 @@ from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringA
 from cython.cimports.cpython.exc import PyErr_CheckSignals
 from cython.cimports.cpython.list import PyList_GET_SIZE
 from cython.cimports.cpython.mem import PyMem_Free, PyMem_Realloc
-from cython.cimports.libc.string import memcmp, memcpy, memmove, memset
+from cython.cimports.cpython.tuple import PyTuple_Check, PyTuple_GET_SIZE
+from cython.cimports.libc.string import memcmp, memcpy, memmove, memset, strlen
 
 from cowdb import format as fmt
 from cowdb.errors import ClosedError, CorruptionError, Error, KeyNotFoundError, KeySizeError
@@ -33,6 +34,7 @@ LENGTH_MASK = cython.declare(cython.int, fmt.LENGTH_MASK)
 OVERFLOW = cython.declare(cython.int, fmt.OVERFLOW)
 BRANCH_KIND = cython.declare(cython.int, fmt.BRANCH_KIND)
 LEAF_KIND = cython.declare(cython.int, fmt.LEAF_KIND)
+RUN_SIZE = cython.declare(cython.int, fmt.CARRIED_RUN.size)
 OVERFLOW_KIND = cython.declare(cython.int, fmt.OVERFLOW_KIND)
 OVERFLOW_INFO = cython.declare(cython.int, fmt.OVERFLOW << fmt.LENGTH_BITS | fmt.REFERENCE_SIZE)
 MAX_U48 = cython.declare(u64, fmt.MAX_U48)

@@ -12,7 +12,6 @@ META = cython.declare(tuple, tuple(
     )
 ))  # fmt: skip
 META_SIZE = cython.declare(cython.int, fmt.META.size)
-RUN_SIZE = cython.declare(cython.int, fmt.CARRIED_RUN.size)
 
 
 @cython.cfunc
@@ -25,15 +24,25 @@ def put_raw(at: Bytes, data: bytes, length: cython.Py_ssize_t) -> cython.int:
 
 
 @cython.cfunc
+@cython.inline
+def tuple_of(value, length: cython.Py_ssize_t) -> tuple:
+    """A named tuple as the tuple that it is: its own way of being indexed is a slow one."""
+    if not PyTuple_Check(value) or PyTuple_GET_SIZE(value) != length:
+        raise TypeError(f"a tuple of {length} was expected, not {value!r}")
+    return cython.cast(tuple, value)
+
+
+@cython.cfunc
 @cython.exceptval(-1, check=False)
 def put_tree(at: Bytes, tree) -> cython.int:
     """The 64 bytes of a tree descriptor; the last 16 are zero already."""
-    root = tree[0]
+    fields: tuple = tuple_of(tree, 5)
+    root: tuple = tuple_of(fields[0], 4)
     number: u64 = root[0]
     birth: u64 = root[1]
     count: u64 = root[2]
     checksum: u64 = root[3]
-    depth: u64 = tree[1]
+    depth: u64 = fields[1]
     if (number | birth | count) >> 48 or checksum >> 32 or depth >> 16:
         raise OverflowError("a number of a tree descriptor is too large")
     put48(at, number)
@@ -41,18 +50,18 @@ def put_tree(at: Bytes, tree) -> cython.int:
     put48(at + 12, count)
     put32(at + 18, checksum)
     put16(at + 22, depth)
-    put64(at + 24, tree[2])
-    put64(at + 32, tree[3])
-    put64(at + 40, tree[4])
+    put64(at + 24, fields[2])
+    put64(at + 32, fields[3])
+    put64(at + 40, fields[4])
     return 0
 
 
 def encode(meta, slot: u64) -> bytes:
     """The page of `meta` for slot 0 or 1, checksum included. O(page size)."""
     size: cython.Py_ssize_t = meta.page_size
-    carried: tuple = meta.carried
-    if size < META_SIZE + len(carried) * RUN_SIZE:
-        raise ValueError(f"{len(carried)} runs do not fit into a meta page of {size} bytes")
+    carry: bytes = meta.carry
+    if size < META_SIZE + len(carry):
+        raise ValueError(f"{len(carry) // RUN_SIZE} runs do not fit into a meta page of {size} bytes")
     page: bytes = PyBytes_FromStringAndSize(cython.NULL, size)
     at: Bytes = bytes_at(page)
     memset(at, 0, size)
@@ -87,14 +96,7 @@ def encode(meta, slot: u64) -> bytes:
     put_tree(at + main, meta.main)
     put_tree(at + catalog, meta.catalog)
     put_tree(at + free, meta.free)
-    put64(at + runs, len(carried))
-    place: Bytes = at + META_SIZE
-    run: tuple
-    for run in carried:
-        put64(place, run[0])
-        put64(place + 8, run[1])
-        put64(place + 16, run[2])
-        put64(place + 24, run[3])
-        place += RUN_SIZE
+    put64(at + runs, len(carry) // RUN_SIZE)
+    memcpy(at + META_SIZE, bytes_at(carry), len(carry))
     put32(at, crc_of(at + 4, size - 4, 0, 0))
     return page

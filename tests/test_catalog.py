@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import handmade
 import pytest
 from kernel import Kernel, database, numbered
@@ -183,7 +181,7 @@ def test_a_descriptor_is_found():
     assert find_tree(catalog, "users", META) == descriptor
     assert find_tree(catalog, "user", META) is None
     with pytest.raises(CorruptionError):
-        find_tree(catalog, "users", dataclasses.replace(META, page_count=7))
+        find_tree(catalog, "users", META._replace(page_count=7))
 
 
 @pytest.mark.parametrize("value", [b"", bytes(63), bytes(65), bytes(5000)])

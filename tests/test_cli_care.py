@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import shutil
@@ -512,7 +511,7 @@ def test_an_older_state_that_is_in_pieces_is_called_so(copy, tmp_path):
 def test_a_free_list_is_made_anew(made, copy, tmp_path):
     data = bytearray(copy.read_bytes())
     meta = metas.decode(bytes(data[:SIZE]), 0)
-    broken = dataclasses.replace(meta, carried=(), durable=meta.transaction)  # every free page is lost
+    broken = meta._replace(carry=b"", durable=meta.transaction)  # every free page is lost
     for slot in (0, 1):
         data[slot * SIZE : (slot + 1) * SIZE] = metas.encode(broken, slot)
     copy.write_bytes(data)
@@ -564,7 +563,7 @@ def test_a_free_tree_of_several_levels(monkeypatch):
     file = Handmade(SIZE)
     file.commit(1)
     found = next(slot.meta for slot in slots(Bytes(file.data)) if slot.meta)
-    meta = dataclasses.replace(found, page_count=pages)
+    meta = found._replace(page_count=pages)
     state = State(Bytes(bytes(file.data) + bytes((pages - 2) * SIZE)), meta)
     reached = PageMap()
     for page in range(fmt.FIRST_DATA_PAGE, fmt.FIRST_DATA_PAGE + alone, 2):
@@ -576,7 +575,7 @@ def test_a_free_tree_of_several_levels(monkeypatch):
     for number, raw in written:
         data[number * SIZE : (number + 1) * SIZE] = raw
     for slot in (0, 1):
-        data[slot * SIZE : (slot + 1) * SIZE] = metas.encode(dataclasses.replace(new, durable=1), slot)
+        data[slot * SIZE : (slot + 1) * SIZE] = metas.encode(new._replace(durable=1), slot)
     runs = list(State(Bytes(data), new).free_runs())
     free = {page for run in runs for page in range(run.start, run.start + run.length)}
     assert sum(run.length for run in runs) == len(free) == alone // 2 + together - len(written)

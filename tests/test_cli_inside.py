@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from commands import cow, cow_json, pages_of, sample, spoil
 
@@ -78,7 +76,7 @@ def test_pages_names_lost_pages_and_pages_that_are_used_and_free(made, tmp_path)
     leaf = pages_of(made[0], "names", "leaf")[0]["page"]
     meta = metas.decode(bytes(data[:SIZE]), 0)
     (start, length, birth, freed), *rest = meta.carried
-    forged = dataclasses.replace(meta, carried=((leaf, 1, birth, freed), *rest), durable=meta.transaction)
+    forged = meta._replace(carry=fmt.pack_runs([(leaf, 1, birth, freed), *rest]), durable=meta.transaction)
     for slot in (0, 1):
         data[slot * SIZE : (slot + 1) * SIZE] = metas.encode(forged, slot)
     copy.write_bytes(data)

@@ -5,7 +5,6 @@ What must come out is an answer or a typed error, in bounded time and memory (pr
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import struct
 import sys
@@ -155,7 +154,7 @@ def with_main(raw, change, transaction=None):
     for slot in (0, 1):
         meta = meta_page.decode(bytes(raw[slot * SIZE : (slot + 1) * SIZE]), slot)
         newest = transaction or meta.transaction
-        changed = dataclasses.replace(meta, transaction=newest, durable=newest, main=change(meta.main))
+        changed = meta._replace(transaction=newest, durable=newest, main=change(meta.main))
         raw[slot * SIZE : (slot + 1) * SIZE] = meta_page.encode(changed, slot)
     return bytes(raw)
 
@@ -236,7 +235,7 @@ def test_a_compact_copy_of_a_catalog_out_of_order_is_refused(tmp_path):
             page[32:40], page[32 + 56 : 32 + 64] = page[32 + 56 : 32 + 64], page[32:40]
         root = meta.catalog.root._replace(checksum=sealed(page))
         raw[at : at + SIZE] = page
-        changed = dataclasses.replace(meta, durable=meta.transaction, catalog=meta.catalog._replace(root=root))
+        changed = meta._replace(durable=meta.transaction, catalog=meta.catalog._replace(root=root))
         raw[slot * SIZE : (slot + 1) * SIZE] = meta_page.encode(changed, slot)
     db = opened(MemoryDisk({PATH: bytes(raw)}), read_only=True)
     with pytest.raises(cowdb.CorruptionError):

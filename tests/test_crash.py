@@ -6,7 +6,6 @@ are put into the engine, and each must be caught.  Longer sequences:  python tes
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import itertools
 import os
@@ -441,7 +440,7 @@ def durable_is_the_transaction_before(patch):
 
     def write(self, slot, raw, *state):
         meta = meta_page.decode(raw, slot)
-        real(self, slot, meta_page.encode(dataclasses.replace(meta, durable=meta.transaction - 1), slot), *state)
+        real(self, slot, meta_page.encode(meta._replace(durable=meta.transaction - 1), slot), *state)
 
     patch.setattr(Pager, "_write_meta", write)
 

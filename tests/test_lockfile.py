@@ -29,7 +29,7 @@ def state(transaction, page_size=4096, **more):
             "main": fmt.EMPTY_TREE,
             "catalog": fmt.EMPTY_TREE,
             "free": fmt.EMPTY_TREE,
-            "carried": (),
+            "carry": b"",
             **more,
         }
     )
@@ -147,8 +147,8 @@ def test_what_is_published_is_seen_through_another_mapping(words, again):
 
 @pytest.mark.parametrize("size", fmt.PAGE_SIZES)
 def test_a_state_of_any_page_size(words, again, size):
-    carried = tuple((number, 1, 3, 5) for number in range(2, 9))
-    meta, word = publish(words, 6, slot=1, page_size=size, carried=carried)
+    carry = fmt.pack_runs([(number, 1, 3, 5) for number in range(2, 9)])
+    meta, word = publish(words, 6, slot=1, page_size=size, carry=carry)
     assert again.published_meta(word) == meta
 
 

@@ -28,7 +28,7 @@ def make(page_size: int = 4096, **changes: Any) -> metas.Meta:
         "main": TREE,
         "catalog": fmt.EMPTY_TREE,
         "free": fmt.Descriptor(fmt.Reference(99, 42, 1, 1), 1, 0, 1, 0),
-        "carried": ((2, 3, 0, 40), (98, 2, 42, 42)),
+        "carry": fmt.pack_runs([(2, 3, 0, 40), (98, 2, 42, 42)]),
     }
     return metas.Meta(**{**values, **changes})
 
@@ -56,7 +56,9 @@ def refuse(page: bytes, reason: str, slot: int = 0) -> None:
 def test_what_goes_in_comes_out(page_size: int, slot: int) -> None:
     full = tuple((2 + i, 1, i, i + 1) for i in range(fmt.carry_capacity(page_size)))
     for carried in ((), full[:1], full):
-        meta = make(page_size, carried=carried, page_count=5000, transaction=5000, optional_features=1 << 63)
+        meta = make(
+            page_size, carry=fmt.pack_runs(carried), page_count=5000, transaction=5000, optional_features=1 << 63
+        )
         page = metas.encode(meta, slot)
         assert len(page) == page_size
         assert metas.decode(page, slot) == meta
@@ -72,13 +74,13 @@ def test_the_largest_numbers_come_back() -> None:
         page_count=top,
         commit_time=(1 << 64) - 1,
         main=fmt.Descriptor(root, fmt.MAX_DEPTH, 1, 2, top - 3),
-        carried=((2, top - 2, top, top),),
+        carry=fmt.pack_runs([(2, top - 2, top, top)]),
     )
     assert metas.decode(metas.encode(meta, 1), 1) == meta
 
 
 def test_a_new_database_is_a_valid_meta() -> None:
-    meta = make(transaction=0, durable=0, page_count=2, main=fmt.EMPTY_TREE, free=fmt.EMPTY_TREE, carried=())
+    meta = make(transaction=0, durable=0, page_count=2, main=fmt.EMPTY_TREE, free=fmt.EMPTY_TREE, carry=b"")
     assert metas.decode(metas.encode(meta, 0), 0) == meta
 
 
@@ -115,7 +117,7 @@ def test_a_page_torn_at_any_sector_is_refused() -> None:
     """The old page and the new one, mixed at sectors, is neither."""
     old, new = (
         metas.encode(make(), 0),
-        metas.encode(make(transaction=44, durable=43, carried=((50, 1, 1, 44),) * 60), 0),
+        metas.encode(make(transaction=44, durable=43, carry=fmt.pack_runs([(50, 1, 1, 44)] * 60)), 0),
     )
     for cut in range(512, 4096, 512):
         head, tail = old[:cut] + new[cut:], new[:cut] + old[cut:]
@@ -222,4 +224,4 @@ def test_senseless_trees_are_refused(name: str, tree: fmt.Descriptor, reason: st
     ],
 )
 def test_senseless_runs_are_refused(run: metas.CarriedRun) -> None:
-    refuse(metas.encode(make(carried=((2, 3, 0, 40), run)), 0), "it carries a run")
+    refuse(metas.encode(make(carry=fmt.pack_runs([(2, 3, 0, 40), run])), 0), "it carries a run")

@@ -7,7 +7,6 @@ skipped where the compiled one was not built.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import os
 import random
@@ -545,7 +544,8 @@ def test_the_free_lists_are_the_same_when_they_are_long():
     for _ in range(300):
         what, size = rng.choice(["take", "take_run"]), rng.randrange(1, 4)
         assert getattr(lists[0], what)(size) == getattr(lists[1], what)(size)
-    assert lists[0].runs() == lists[1].runs()
+    assert lists[0].runs() == lists[1].runs() == fmt.unpack_runs(lists[0].carry())
+    assert lists[0].carry() == lists[1].carry()
     assert lists[0].spill(100) == lists[1].spill(100)
     assert lists[0].runs() == lists[1].runs()
 
@@ -559,19 +559,20 @@ def test_the_meta_pages_are_the_same(page_size):
             fmt.Descriptor(fmt.Reference(*words[at : at + 3], words[at] & 0xFFFFFFFF), 3, *words[at + 1 : at + 4])
             for at in (0, 4, 8)
         ]
-        runs = tuple(tuple(rng.randrange(1 << 64) for _ in range(4)) for _ in range(carried))
-        state = meta.Meta(page_size, rng.randbytes(16), *words[:3], 1 << 63, *trees, runs, words[5])
+        carry = rng.randbytes(carried * fmt.CARRIED_RUN.size)
+        state = meta.Meta(page_size, rng.randbytes(16), *words[:3], 1 << 63, *trees, carry, words[5])
         assert native.encode(state, 1) == meta.encode(state, 1)
-    with pytest.raises(ValueError, match="do not fit"):
-        native.encode(dataclasses.replace(state, carried=runs * 2), 0)
+    for encode in native.encode, meta.encode:
+        with pytest.raises(ValueError, match="do not fit"):
+            encode(state._replace(carry=carry * 2), 0)
     with pytest.raises(ValueError, match="bytes where 16 belong"):
-        native.encode(dataclasses.replace(state, database_id=b"short"), 0)
+        native.encode(state._replace(database_id=b"short"), 0)
     with pytest.raises(OverflowError):
-        native.encode(dataclasses.replace(state, durable=-1), 0)
+        native.encode(state._replace(durable=-1), 0)
     for field, value in (("number", 1 << 48), ("birth", 1 << 48), ("checksum", 1 << 32), ("count", -1)):
         tree = state.main._replace(root=state.main.root._replace(**{field: value}))
         with pytest.raises(OverflowError):
-            native.encode(dataclasses.replace(state, main=tree), 0)
+            native.encode(state._replace(main=tree), 0)
 
 
 def test_the_garbage_collector_lets_no_buffer_go_before_its_time(capfd):

@@ -464,10 +464,9 @@ def test_a_carry_list_that_names_a_page_twice_is_damage_not_a_disaster(disk):
     pager = pager_of(db)
     meta, slot = pager.meta, pager.words.durable[1]
     vanish(db)
-    import dataclasses
 
     free = meta.carried[0]
-    twice = dataclasses.replace(meta, carried=(*meta.carried, free), durable=meta.transaction)
+    twice = meta._replace(carry=fmt.pack_runs([*meta.carried, free]), durable=meta.transaction)
     storage = disk.open(PATH, read_only=False)
     storage.write(slot * SIZE, [meta_page.encode(twice, slot)])
     db = opened(disk)

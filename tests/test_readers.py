@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 
 import pytest
@@ -45,14 +44,14 @@ def test_the_current_snapshot_lives_without_users(space):
     gate = Gate(FIRST, space)
     assert ids(gate) == [1]
     assert gate.users() == 0
-    gate.publish(dataclasses.replace(FIRST, transaction=2), space)
+    gate.publish(FIRST._replace(transaction=2), space)
     assert ids(gate) == [2]
 
 
 def test_an_older_snapshot_lives_as_long_as_it_has_users(space):
     gate = Gate(FIRST, space)
     one, two = gate.begin(), gate.begin()
-    gate.publish(dataclasses.replace(FIRST, transaction=5), space)
+    gate.publish(FIRST._replace(transaction=5), space)
     three = gate.begin()
     assert one is two
     assert ids(gate) == [1, 5]
@@ -72,7 +71,7 @@ def test_an_older_snapshot_lives_as_long_as_it_has_users(space):
 def test_what_finalizers_left_is_counted_out_at_the_next_question(space, ask):
     gate = Gate(FIRST, space)
     snapshot = gate.begin()
-    gate.publish(dataclasses.replace(FIRST, transaction=2), space)
+    gate.publish(FIRST._replace(transaction=2), space)
     gate.leave(snapshot)
     ask(gate)
     assert snapshot.users == 0
@@ -106,7 +105,7 @@ def test_many_threads_begin_and_end_and_the_counts_come_out_even(space):
     for thread in threads:
         thread.start()
     for number in range(2, 200):
-        gate.publish(dataclasses.replace(FIRST, transaction=number), space)
+        gate.publish(FIRST._replace(transaction=number), space)
     for thread in threads:
         thread.join()
     assert gate.users() == 0
@@ -141,10 +140,10 @@ def test_what_a_finalizer_leaves_while_somebody_is_inside_is_ended_when_he_comes
         return inside
 
     sharing.publish = collect(sharing.publish)
-    gate.publish(dataclasses.replace(FIRST, transaction=2), space)
+    gate.publish(FIRST._replace(transaction=2), space)
     assert not old.users
     old = gate.begin()
-    gate.publish(dataclasses.replace(FIRST, transaction=3), space)
+    gate.publish(FIRST._replace(transaction=3), space)
     sharing.pin = collect(sharing.pin)
     gate.begin()
     assert not old.users

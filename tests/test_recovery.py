@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from crashing import PATH, content, opened, vanish
 
@@ -86,7 +84,7 @@ def test_a_torn_newest_meta_gives_way_to_the_one_before(disk):
 def test_of_two_metas_of_one_transaction_the_surer_one_is_believed(disk):
     place = newest(disk)
     meta = slots(disk)[place]
-    put_meta(disk, 1 - place, dataclasses.replace(meta, durable=meta.transaction))
+    put_meta(disk, 1 - place, meta._replace(durable=meta.transaction))
     assert believe(storage(disk)).slot == 1 - place
 
 
@@ -127,7 +125,7 @@ def test_opening_costs_what_the_last_commit_wrote_and_not_the_file(disk):
 def test_a_page_born_before_durable_is_not_read(disk):
     place = newest(disk)
     meta = slots(disk)[place]
-    put_meta(disk, place, dataclasses.replace(meta, durable=meta.transaction))
+    put_meta(disk, place, meta._replace(durable=meta.transaction))
     damage(disk, meta.main.root.number * SIZE + 100)
     assert believe(storage(disk)).meta.transaction == meta.transaction
     assert list(young_runs(storage(disk), believe(storage(disk)).meta)) == []
@@ -169,7 +167,7 @@ def test_damage_in_any_young_page_gives_the_state_before(disk):
 def test_no_whole_state_at_all_is_corruption(disk):
     for slot in (0, 1):
         meta = slots(disk)[slot]
-        put_meta(disk, slot, dataclasses.replace(meta, durable=0))
+        put_meta(disk, slot, meta._replace(durable=0))
     main = slots(disk)[newest(disk)].main.root.number
     damage(disk, main * SIZE + 50)
     for slot in (0, 1):
@@ -191,7 +189,7 @@ def forge(disk, change):
     raw[:4] = checksum.to_bytes(4, "little")
     damage(disk, number * SIZE, bytes(raw))
     root = meta.main.root._replace(checksum=checksum)
-    put_meta(disk, place, dataclasses.replace(meta, main=meta.main._replace(root=root)))
+    put_meta(disk, place, meta._replace(main=meta.main._replace(root=root)))
     return number
 
 
@@ -305,7 +303,7 @@ def test_an_entry_of_the_catalog_that_is_no_descriptor_is_not_believed(disk):
         raw[:4] = checksum.to_bytes(4, "little")
         damage(disk, number * SIZE, bytes(raw))
         root = meta.catalog.root._replace(checksum=checksum)
-        put_meta(disk, place, dataclasses.replace(meta, catalog=meta.catalog._replace(root=root)))
+        put_meta(disk, place, meta._replace(catalog=meta.catalog._replace(root=root)))
         assert believe(storage(disk)).rejected
 
 
@@ -315,9 +313,9 @@ def test_a_descriptor_of_another_size_is_not_believed(disk):
     # The main tree, whose values are no descriptors, takes the place of the catalog.
     db = opened(disk)
     db.close()
-    put_meta(disk, place, dataclasses.replace(meta, catalog=meta.main, main=fmt.EMPTY_TREE))
-    nothing = {"main": fmt.EMPTY_TREE, "catalog": fmt.EMPTY_TREE, "free": fmt.EMPTY_TREE, "carried": ()}
-    put_meta(disk, 1 - place, dataclasses.replace(meta, transaction=1, durable=1, **nothing))
+    put_meta(disk, place, meta._replace(catalog=meta.main, main=fmt.EMPTY_TREE))
+    nothing = {"main": fmt.EMPTY_TREE, "catalog": fmt.EMPTY_TREE, "free": fmt.EMPTY_TREE, "carry": b""}
+    put_meta(disk, 1 - place, meta._replace(transaction=1, durable=1, **nothing))
     assert believe(storage(disk)).meta.transaction == 1
 
 
@@ -328,8 +326,8 @@ def test_a_file_that_is_shorter_than_its_page_count_is_fine_if_the_tail_is_free(
     """redb PR 1276: the header was durable before the file's extension, and the file never opened again."""
     place = newest(disk)
     meta = slots(disk)[place]
-    more = dataclasses.replace(
-        meta, page_count=meta.page_count + 5, carried=(*meta.carried, (meta.page_count, 5, 0, 0))
+    more = meta._replace(
+        page_count=meta.page_count + 5, carry=fmt.pack_runs([*meta.carried, (meta.page_count, 5, 0, 0)])
     )
     put_meta(disk, place, more)
     storage(disk).resize(meta.page_count * SIZE)
@@ -490,7 +488,7 @@ def test_the_page_size_is_found_by_either_slot(page_size):
 def test_a_second_meta_page_that_names_another_size_than_its_place_is_none(disk):
     db = opened(disk)
     db.close()
-    stray = dataclasses.replace(slots(disk)[1], page_size=8192)
+    stray = slots(disk)[1]._replace(page_size=8192)
     put_meta(disk, 1, stray)
     damage(disk, 600)
     with pytest.raises(cowdb.CorruptionError, match="both meta pages"):
@@ -500,11 +498,11 @@ def test_a_second_meta_page_that_names_another_size_than_its_place_is_none(disk)
 def test_metas_of_two_databases_are_not_mixed(disk):
     place = newest(disk)
     meta = slots(disk)[place]
-    put_meta(disk, 1 - place, dataclasses.replace(meta, transaction=1, durable=1, database_id=b"other" * 3 + b"!"))
+    put_meta(disk, 1 - place, meta._replace(transaction=1, durable=1, database_id=b"other" * 3 + b"!"))
     state = believe(storage(disk))
     assert state.meta == meta
     assert state.other is None
-    put_meta(disk, 1 - place, dataclasses.replace(meta, transaction=99, durable=99, database_id=b"other" * 3 + b"!"))
+    put_meta(disk, 1 - place, meta._replace(transaction=99, durable=99, database_id=b"other" * 3 + b"!"))
     assert believe(storage(disk)).meta.transaction == 99
 
 
@@ -663,7 +661,7 @@ def test_a_takeover_never_goes_back_behind_what_was_published():
     with pytest.raises(cowdb.CorruptionError, match="published state"):
         recovery.take_over(storage, newest, None)
     # The same where every state in a slot is younger than the published one, and none is whole.
-    empty = dataclasses.replace(before, transaction=0)
+    empty = before._replace(transaction=0)
     storage.write(before.main.root.number * 4096 + 100, [b"damage"])
     with pytest.raises(cowdb.CorruptionError, match="published state"):
         recovery.take_over(storage, empty, None)

@@ -13,7 +13,6 @@ Some have their place elsewhere, because they need that file's tools:
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import random
@@ -204,7 +203,7 @@ def forged(change):
     raw[:4] = checksum.to_bytes(4, "little")
     storage.write(number * SIZE, [bytes(raw)])
     root = meta.main.root._replace(checksum=checksum)
-    changed = dataclasses.replace(meta, main=meta.main._replace(root=root))
+    changed = meta._replace(main=meta.main._replace(root=root))
     for slot in (0, 1):
         storage.write(slot * SIZE, [meta_page.encode(changed, slot)])
     return disk
@@ -255,7 +254,7 @@ def test_a_cycle_in_the_tree_ends():
     raw[:4] = checksum.to_bytes(4, "little")
     storage.write(number * SIZE, [bytes(raw)])
     root = meta.main.root._replace(checksum=checksum)
-    changed = dataclasses.replace(meta, main=meta.main._replace(root=root), durable=meta.transaction)
+    changed = meta._replace(main=meta.main._replace(root=root), durable=meta.transaction)
     for place in (0, 1):
         storage.write(place * SIZE, [meta_page.encode(changed, place)])
     db = opened(disk)

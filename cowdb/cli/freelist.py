@@ -8,7 +8,6 @@ are too many for it, into a free tree that is built here, in free pages.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cowdb import format as fmt
@@ -44,7 +43,7 @@ def rebuilt(state: State, tick: Progress) -> tuple[Meta, list[tuple[int, bytes]]
         runs.append((start, at - start))
     room = fmt.carry_capacity(meta.page_size)
     if len(runs) <= room:
-        return dataclasses.replace(meta, free=fmt.EMPTY_TREE, carried=_carried(runs)), []
+        return meta._replace(free=fmt.EMPTY_TREE, carry=fmt.pack_runs(_carried(runs))), []
     # The longest run gives the pages of the tree; taking from its end changes no other.
     longest = max(range(len(runs)), key=lambda index: runs[index][1])
     pages = _pages_needed(len(runs) - room + 1, meta.page_size)
@@ -58,7 +57,7 @@ def rebuilt(state: State, tick: Progress) -> tuple[Meta, list[tuple[int, bytes]]
     tree, written = _free_tree(_carried(listed), meta, first)
     if len(written) < pages:  # not all were needed
         carried.append((first + len(written), pages - len(written)))
-    return dataclasses.replace(meta, free=tree, carried=_carried(carried)), written
+    return meta._replace(free=tree, carry=fmt.pack_runs(_carried(carried))), written
 
 
 def _reached(state: State, tick: Progress) -> PageMap:
@@ -111,7 +110,7 @@ def _free_tree(runs: tuple[CarriedRun, ...], meta: Meta, first: int) -> tuple[fm
     leaf_width, branch_width = _fan_out(size)
     records = []
     for chunk, part in enumerate(_rows(runs, fmt.runs_per_record(size))):
-        value = fmt.runs_struct(len(part)).pack(*[field for run in part for field in run])
+        value = fmt.pack_runs(part)
         records.append((fmt.FREE_KEY_STRUCT.pack(birth, chunk), len(value), value))
     written: list[tuple[int, bytes]] = []
 

@@ -115,7 +115,7 @@ def _blind_state(look: Look) -> State:
     meta = Meta(
         page_size=size, database_id=bytes(16), transaction=fmt.MAX_U48, durable=fmt.MAX_U48,
         page_count=look.storage.size() // size, commit_time=0, main=fmt.EMPTY_TREE, catalog=fmt.EMPTY_TREE,
-        free=fmt.EMPTY_TREE, carried=(),
+        free=fmt.EMPTY_TREE, carry=b"",
     )  # fmt: skip
     return State(look.source, meta)
 

@@ -386,8 +386,7 @@ def _is_free(entry: tuple[bytes, bytes | None]) -> bool:
     key, value = entry
     if value is None or len(key) != fmt.FREE_KEY.size or not value or len(value) % fmt.FREE_RUN.size:
         return False
-    runs = fmt.runs_struct(len(value) // fmt.FREE_RUN.size).unpack(value)
     return all(
         start >= fmt.FIRST_DATA_PAGE and length and birth <= freed
-        for start, length, birth, freed in zip(runs[0::4], runs[1::4], runs[2::4], runs[3::4], strict=True)
+        for start, length, birth, freed in fmt.unpack_runs(value)
     )

@@ -7,7 +7,6 @@ snapshots, so its state is durable and nothing is held back.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         if args.free_list:
             with out.progress("finding what is in use", "pages") as tick:
                 meta, pages = rebuilt(state, tick)
-        meta = dataclasses.replace(meta, durable=meta.transaction)
+        meta = meta._replace(durable=meta.transaction)
         with new_storage(args.new) as target:
             with out.progress("copying", "pages") as tick:
                 _copy_bytes(look.source, target, meta.page_size, tick)

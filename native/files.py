@@ -1,0 +1,112 @@
+"""Calls of the system that every small transaction makes, without an object for each step of them.
+
+Pages that were sealed are written by one call from Python, however many runs they are: the interpreter's lock is let
+go once, not once for each run.  With many threads that is what counts, since each time somebody else takes the lock,
+and has to be waited for.
+
+What is not usual is left to the plain form, which asks the storage: a disk that is not the system's own, values of
+many pages, more pages than a small transaction has, a test that watches each call.
+"""
+
+from __future__ import annotations
+
+import os
+
+from native.frames import *
+from native.memory import *
+
+from cowdb import sealed as plain_sealed
+from cowdb import storage as plain_storage
+
+WRITE_SOME = cython.declare(object, plain_storage._write_some)
+
+
+@cython.cfunc
+@cython.exceptval(-2, check=False)
+def descriptor_of(storage) -> cython.int:
+    """The descriptor of a storage that is written without asking it; -1 if there is none."""
+    if (
+        not COWDB_SYSTEM_CALLS
+        or type(storage) is not plain_storage.FileStorage
+        or storage.read_only
+        or plain_storage._write_some is not WRITE_SOME
+    ):
+        return -1
+    return storage._fd
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=False)
+def write_all(
+    fd: cython.int, pages: cython.pointer[SealedPage], count: cython.Py_ssize_t, size: cython.size_t
+) -> cython.int:
+    """Write pages of `size` bytes, neighbours together, and answer signals in between."""
+    done: cython.size_t = 0
+    error: cython.int
+    while True:
+        with cython.nogil:
+            error = write_sealed_pages(fd, pages, count, size, cython.address(done))
+        if error == 0:
+            return 0
+        if error != INTERRUPTED_CALL:
+            raise OSError(error, os.strerror(error))
+        PyErr_CheckSignals()
+
+
+def write_sealed(storage, sealed, size: cython.Py_ssize_t):
+    """Write sealed pages of `size` bytes, neighbours in one call; how many that was. O(n log n)."""
+    numbers: list = sealed.numbers
+    parts: list = sealed.parts
+    count: cython.Py_ssize_t = PyList_GET_SIZE(parts)
+    pages: SealedPage[64]
+    fd: cython.int = descriptor_of(storage)
+    index: cython.Py_ssize_t
+    if fd < 0 or not 0 < count <= SEALED_LIMIT:
+        return plain_sealed.write_sealed(storage, sealed, size)
+    for index in range(count):
+        part = parts[index]
+        if type(part) is not Frame or cython.cast(Frame, part).frames.size != size:
+            return plain_sealed.write_sealed(storage, sealed, size)
+        pages[index].number = numbers[index]
+        pages[index].at = cython.cast(Frame, part).at
+    write_all(fd, pages, count, size)
+    return count
+
+
+def write_page(storage, number: u64, raw: bytes) -> None:
+    """Write one page. O(page size)."""
+    page: SealedPage
+    fd: cython.int = descriptor_of(storage)
+    size: cython.Py_ssize_t = PyBytes_GET_SIZE(raw)
+    if fd < 0 or not size:
+        plain_sealed.write_page(storage, number, raw)
+        return
+    page.number = number
+    page.at = bytes_at(raw)
+    write_all(fd, cython.address(page), 1, size)
+
+
+def leads_to(path: str, identity: tuple) -> bool:
+    """Whether `path` leads to the file with that device and inode now. One system call."""
+    if not COWDB_SYSTEM_CALLS:
+        return plain_storage.leads_to(path, identity)
+    raw: bytes = PyUnicode_EncodeFSDefault(path)
+    at: cython.p_char = PyBytes_AS_STRING(raw)
+    if strlen(at) != PyBytes_GET_SIZE(raw):  # a null byte, which Python refuses
+        return plain_storage.leads_to(path, identity)
+    device: u64 = 0
+    inode: u64 = 0
+    error: cython.int
+    while True:
+        with cython.nogil:
+            error = device_and_inode(at, cython.address(device), cython.address(inode))
+        if error != INTERRUPTED_CALL:
+            break
+        PyErr_CheckSignals()
+    if error == 0:
+        wanted_device: u64 = identity[0]
+        wanted_inode: u64 = identity[1]
+        return device == wanted_device and inode == wanted_inode
+    if error in (NO_ENTRY, NO_DIRECTORY):
+        return False
+    raise OSError(error, os.strerror(error), path)
