@@ -1,0 +1,254 @@
+"""The calls of the system that every small transaction makes: the same in both forms of the kernel.
+
+The compiled form asks the system itself, where the storage is a plain file; the plain one asks the storage.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from cowdb import sealed as plain
+from cowdb import storage as storage_module
+from cowdb.sealed import Sealed
+from cowdb.storage import FileDisk
+from cowdb.testing import MemoryDisk
+
+try:
+    from cowdb import _kernel as native
+except ImportError:  # it was not built
+    native = None
+
+SIZE = 4096
+FORMS = [
+    pytest.param(plain.write_sealed, plain.write_page, bytearray, id="plain"),
+    pytest.param(
+        getattr(native, "write_sealed", None),
+        getattr(native, "write_page", None),
+        None,
+        id="compiled",
+        marks=pytest.mark.skipif(native is None, reason="the compiled kernel was not built"),
+    ),
+]
+LEADS = [
+    pytest.param(storage_module.leads_to, id="plain"),
+    pytest.param(
+        getattr(native, "leads_to", None),
+        id="compiled",
+        marks=pytest.mark.skipif(native is None, reason="the compiled kernel was not built"),
+    ),
+]
+
+
+def page_of(content, form):
+    """A dirty page's memory in that form."""
+    raw = content.ljust(SIZE, b".")
+    if form is not None:
+        return form(raw)
+    frame = native.Frame(native.Frames(SIZE))
+    memoryview(frame)[:] = raw
+    return frame
+
+
+def sealed_of(pages, form):
+    sealed = Sealed()
+    for number, content in pages:
+        sealed.add(number, page_of(content, form))
+    return sealed
+
+
+@pytest.fixture
+def storage(tmp_path):
+    made = FileDisk().create(str(tmp_path / "f"), 0o600)
+    made.resize(300 * SIZE)
+    yield made
+    made.close()
+
+
+def reads(storage, number):
+    return storage.read(number * SIZE, SIZE).rstrip(b".")
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+@pytest.mark.parametrize("count", [1, 2, 3, 63, 64, 65, 200])
+def test_pages_come_to_their_places_in_any_order(storage, write_sealed, write_page, form, count):
+    numbers = random.Random(count).sample(range(2, 300), count)
+    assert write_sealed(storage, sealed_of([(number, b"%d" % number) for number in numbers], form), SIZE) == count
+    for number in range(2, 300):
+        assert reads(storage, number) == (b"%d" % number if number in numbers else bytes(SIZE)), number
+    assert storage.size() == 300 * SIZE
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+def test_neighbours_go_in_one_call(tmp_path, write_sealed, write_page, form):
+    strace = subprocess.run(
+        ["sh", "-c", "command -v strace"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    if not strace or subprocess.run([strace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("it needs strace")
+    script = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_files import *
+storage = FileDisk().create({str(tmp_path / "g")!r}, 0o600)
+which = FORMS[{0 if form else 1}].values
+which[0](storage, sealed_of([(number, b"x") for number in (9, 5, 7, 30, 6, 31, 50)], which[2]), SIZE)
+storage.close()
+"""
+    traced = [strace, "-f", "-e", "trace=pwritev,pwritev2,pwrite64", sys.executable, "-c", script]
+    done = subprocess.run(traced, capture_output=True, text=True, check=True)
+    assert done.stderr.count("pwrite") == 4, done.stderr
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+def test_nothing_is_nothing(storage, write_sealed, write_page, form):
+    assert write_sealed(storage, Sealed(), SIZE) == 0
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+def test_one_page(storage, write_sealed, write_page, form):
+    write_page(storage, 7, b"seven".ljust(SIZE, b"."))
+    assert reads(storage, 7) == b"seven"
+    assert reads(storage, 6) == reads(storage, 8) == bytes(SIZE)
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+def test_values_of_several_buffers_too(storage, write_sealed, write_page, form):
+    sealed = sealed_of([(4, b"four")], form)
+    sealed.add(5, (b"f" * 100, b"." * (2 * SIZE - 100)))
+    assert write_sealed(storage, sealed, SIZE) == 3
+    assert [reads(storage, number) for number in (4, 5, 6)] == [b"four", b"f" * 100, b""]
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+def test_what_takes_no_writes_says_so(storage, write_sealed, write_page, form):
+    reader = FileDisk().open(storage.path, read_only=True)
+    for closed in reader, storage:
+        if closed is storage:
+            closed.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            write_sealed(closed, sealed_of([(4, b"four")], form), SIZE)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            write_page(closed, 4, bytes(SIZE))
+    reader.close()
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+def test_a_disk_of_another_kind_is_asked(write_sealed, write_page, form):
+    disk = MemoryDisk({"/f": bytes(10 * SIZE)})
+    storage = disk.open("/f", read_only=False)
+    write_sealed(storage, sealed_of([(4, b"four"), (2, b"two")], form), SIZE)
+    write_page(storage, 5, b"five".ljust(SIZE, b"."))
+    assert [reads(storage, number) for number in (2, 4, 5)] == [b"two", b"four", b"five"]
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+def test_who_watches_each_call_sees_them(storage, monkeypatch, write_sealed, write_page, form):
+    """Fault injectors and kills between two calls put something in the place of `_write_some`."""
+    real, seen = storage_module._write_some, []
+
+    def some(fd, views, offset):
+        seen.append(offset)
+        return real(fd, views, offset)
+
+    monkeypatch.setattr(storage_module, "_write_some", some)
+    write_sealed(storage, sealed_of([(4, b"four"), (9, b"nine")], form), SIZE)
+    write_page(storage, 5, bytes(SIZE))
+    assert seen == [4 * SIZE, 9 * SIZE, 5 * SIZE]
+
+
+LIMITED = """
+import os, resource, signal, sys
+sys.path.insert(0, {here!r})
+from test_files import *
+storage = FileDisk().create({path!r}, 0o600)
+write_sealed, write_page, form = FORMS[{which}].values
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5 * SIZE + 100, resource.RLIM_INFINITY))
+for call in (
+    lambda: write_sealed(storage, sealed_of([(number, b"%d" % number) for number in (3, 4, 5, 6)], form), SIZE),
+    lambda: write_page(storage, 6, bytes(SIZE)),
+):
+    try:
+        call()
+    except OSError as error:
+        print(error.errno == errno.EFBIG, error)
+print([reads(storage, number) for number in (3, 4)], storage.size())
+storage.close()
+"""
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+def test_a_short_write_goes_on_and_then_meets_the_limit(tmp_path, write_sealed, write_page, form):
+    """The system takes part of a call, up to the limit, and refuses the next one."""
+    script = "import errno\n" + LIMITED.format(
+        here=os.path.dirname(__file__), path=str(tmp_path / "g"), which=0 if form else 1
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True [Errno 27] File too large"] * 2 + [f"[b'3', b'4'] {5 * SIZE + 100}"]
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+def test_signals_are_answered_between_two_writes_and_the_pages_are_whole(storage, write_sealed, write_page, form):
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+    stop = threading.Event()
+
+    def shake():
+        while not stop.is_set():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0)
+
+    thread = threading.Thread(target=shake)
+    thread.start()
+    try:
+        for turn in range(200):
+            write_sealed(storage, sealed_of([(number, b"%d" % (turn + number)) for number in range(2, 60)], form), SIZE)
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert seen
+    assert [reads(storage, number) for number in range(2, 60)] == [b"%d" % (199 + number) for number in range(2, 60)]
+
+
+# ---------------------------------------------------------------- where a path leads
+
+
+@pytest.mark.parametrize("leads_to", LEADS)
+def test_a_path_leads_to_its_file(tmp_path, leads_to):
+    path = str(tmp_path / "f")
+    (tmp_path / "f").write_bytes(b"one")
+    found = os.stat(path)
+    identity = found.st_dev, found.st_ino
+    os.link(path, tmp_path / "second")
+    os.symlink(path, tmp_path / "third")
+    assert leads_to(path, identity) is True
+    assert leads_to(str(tmp_path / "second"), identity) is leads_to(str(tmp_path / "third"), identity) is True
+    os.rename(path, tmp_path / "elsewhere")
+    assert leads_to(path, identity) is leads_to(str(tmp_path / "third"), identity) is False
+    (tmp_path / "f").write_bytes(b"two")
+    assert leads_to(path, identity) is False
+    assert leads_to(path + "/below", identity) is False
+
+
+@pytest.mark.parametrize("leads_to", LEADS)
+def test_a_path_that_cannot_be_looked_at(tmp_path, leads_to):
+    with pytest.raises(ValueError, match="null"):
+        leads_to(str(tmp_path / "a\0b"), (1, 2))
+    os.symlink("loop", tmp_path / "loop")
+    with pytest.raises(OSError, match="Too many levels") as caught:
+        leads_to(str(tmp_path / "loop"), (1, 2))
+    assert caught.value.filename == str(tmp_path / "loop")
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")
+    assert leads_to(name, (1, 2)) is False
+    with open(name, "wb"):
+        found = os.stat(name)
+    assert leads_to(name, (found.st_dev, found.st_ino)) is True
