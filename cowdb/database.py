@@ -32,8 +32,7 @@ from cowdb.errors import (
     PoisonedError,
     ReadOnlyError,
 )
-from cowdb.kernel import Handle, leads_to
-from cowdb.locks import Turn
+from cowdb.kernel import Handle, Turn, leads_to
 from cowdb.opening import absolute, alone, check_options, empty_image, enter, open_storage
 from cowdb.pager import Pager
 from cowdb.storage import Disk, FileDisk

@@ -3,6 +3,8 @@
 A `Draft` has a writer for each tree that was touched; all of them share one
 `Changes`.  Sealed, it becomes a `Member` of the group that shares a flush.
 
+The kernel has a compiled twin of it, since every write transaction makes one.
+
     Draft --- main, catalog, free tree, named trees: a Writer each
       |
       seal    pages numbered, checksummed and written
@@ -17,15 +19,16 @@ import weakref
 from typing import TYPE_CHECKING, NoReturn
 
 from cowdb.errors import ClosedError
-from cowdb.kernel import Changes, Reader, Writer
+from cowdb.tree import Reader
+from cowdb.writer import Changes, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cowdb import format as fmt
-    from cowdb.kernel import Space
     from cowdb.locks import Turn
     from cowdb.meta import Meta
+    from cowdb.space import Space
 
 __all__ = ["Draft", "Member"]
 
@@ -126,9 +129,9 @@ class Draft:
             found.append(self._catalog)
         return found
 
-    def plain(self) -> bool:
-        """True if no tree but the main one was looked at."""
-        return not self.named and self._catalog is None and self._free is None
+    def changed(self) -> bool:
+        """Whether there is anything to commit."""
+        return any(writer.changed for writer in self.writers())
 
     def descriptors(self, seal: Callable[[Writer], fmt.Descriptor]) -> tuple[fmt.Descriptor, fmt.Descriptor]:
         """Catalog and free tree, sealed if they were touched."""

@@ -26,8 +26,8 @@ from cowdb.locks import me
 
 if TYPE_CHECKING:
     from cowdb.draft import Member
-    from cowdb.kernel import Gate
     from cowdb.poison import Poison
+    from cowdb.readers import Gate
 
 __all__ = ["Group"]
 
@@ -45,8 +45,6 @@ class Group:
     `pending` waits for a flush, `in_flight` is being flushed.  Both are changed
     under a mutex; who must see no member on his way from one to the other holds it.
     """
-
-    __slots__ = ("_asleep", "_gate", "_leader", "_mutex", "_poison", "in_flight", "pending")
 
     def __init__(self, gate: Gate, poison: Poison) -> None:
         self._gate = gate

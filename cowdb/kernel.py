@@ -24,14 +24,18 @@ from pathlib import Path as _File
 from typing import TYPE_CHECKING, Final
 
 from cowdb.cursor import scan
+from cowdb.draft import Draft
 from cowdb.freelist import FreeList
+from cowdb.group import Group
 from cowdb.handle import Handle
+from cowdb.locks import Turn, WriterLock
 from cowdb.meta import encode
 from cowdb.page import Page
 from cowdb.path import Path
 from cowdb.readers import Gate
 from cowdb.reading import Reading
 from cowdb.sealed import write_page, write_sealed
+from cowdb.sharing import FileSharing
 from cowdb.space import Space
 from cowdb.storage import PLAIN_BUFFERS, leads_to
 from cowdb.tree import Reader
@@ -41,7 +45,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from cowdb import format as fmt
-    from cowdb.draft import Draft
     from cowdb.sealed import Sealed
 
     Usual = tuple[fmt.Descriptor, int]
@@ -50,15 +53,20 @@ __all__ = [
     "FORM",
     "REASON",
     "Changes",
+    "Draft",
+    "FileSharing",
     "FreeList",
     "Gate",
+    "Group",
     "Handle",
     "Page",
     "Path",
     "Reader",
     "Reading",
     "Space",
+    "Turn",
     "Writer",
+    "WriterLock",
     "encode",
     "leads_to",
     "scan",
@@ -116,10 +124,15 @@ if not TYPE_CHECKING and _native is not None:
     # For the type checker the plain form speaks for both.
     PLAIN_BUFFERS.add(_native.Frame)
     Changes = _native.Changes
+    Draft = _native.Draft
     FreeList = _native.FreeList
     Gate = _native.Gate
     if not _native.FREE_THREADED:  # that of an interpreter without a lock is the plain one: see native/handle.py
         Handle = _native.Handle
+        FileSharing = _native.FileSharing
+        Group = _native.Group
+        Turn = _native.Turn
+        WriterLock = _native.WriterLock
     Page = _native.Page
     Path = _native.Path
     Reader = _native.Reader

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
 from cowdb.errors import NotADatabaseError, ReadOnlyError
-from cowdb.kernel import encode
+from cowdb.kernel import FileSharing, encode
 from cowdb.meta import Meta
 from cowdb.recovery import believe
-from cowdb.sharing import FileSharing, LocalSharing
+from cowdb.sharing import LocalSharing
 from cowdb.storage import Disk, FileDisk, Storage, create_file
 
 if TYPE_CHECKING:

@@ -36,12 +36,10 @@ from typing import TYPE_CHECKING
 from cowdb import format as fmt
 from cowdb.allocation import Allocator, blocker, spare_pages
 from cowdb.catalog import descriptors, name_key
-from cowdb.draft import Draft, Member
+from cowdb.draft import Member
 from cowdb.errors import ClosedError, CorruptionError, Error, LockTimeoutError, PoisonedError, ReadOnlyError
 from cowdb.extent import LEAST_GROWTH, Extent
-from cowdb.group import Group
-from cowdb.kernel import Gate, Reader, encode, seal_usual, write_page, write_sealed
-from cowdb.locks import WriterLock
+from cowdb.kernel import Draft, Gate, Group, Reader, WriterLock, encode, seal_usual, write_page, write_sealed
 from cowdb.meta import Meta
 from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
 from cowdb.recovery import reassert, take_over
@@ -52,8 +50,7 @@ from cowdb.stats import Counters, Stats
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from cowdb.kernel import Writer
-    from cowdb.locks import Turn
+    from cowdb.kernel import Turn, Writer
     from cowdb.readers import Snapshot
     from cowdb.sharing import Sharing
     from cowdb.storage import Storage
@@ -277,7 +274,7 @@ class Pager:
         changes = draft.changes
         if changes.torn:
             raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
-        if not any(writer.changed for writer in draft.writers()):
+        if not draft.changed():
             return
         allocator = self.allocator
         free = allocator.free

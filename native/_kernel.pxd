@@ -41,7 +41,9 @@ cdef extern from "kernel.h" nogil:
     void unlock_mutex(Mutex *mutex)
     int crc_hardware "cowdb_crc_hardware"
     int COWDB_SYSTEM_CALLS
+    int COWDB_BYTE_LOCKS
     int SEALED_LIMIT
+    int NO_SUCH_CALL "ENOSYS"
     int INTERRUPTED_CALL "EINTR"
     int NO_ENTRY "ENOENT"
     int NO_DIRECTORY "ENOTDIR"
@@ -50,6 +52,8 @@ cdef extern from "kernel.h" nogil:
         u64 number
         u8 *at
     int write_sealed_pages(int fd, SealedPage *pages, Py_ssize_t count, size_t size, size_t *done)
+    int set_byte_lock(int fd, int release, long long start, long long length)
+    u64 process_id()
     int device_and_inode(const char *path, u64 *device, u64 *inode)
 
 cdef extern from "kernel.h":
@@ -58,6 +62,7 @@ cdef extern from "kernel.h":
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object)
+    Py_buffer *PyMemoryView_GET_BUFFER(object)
     void *PyEval_SaveThread() nogil
     void PyEval_RestoreThread(void *) nogil
 

@@ -6,11 +6,12 @@ not see.  What is not usual is left to it: None, and nothing that matters has ch
 
 from __future__ import annotations
 
+from native.draft import *
 from native.freelist import *
 from native.sealing import *
 
 
-def seal_usual(draft, free: FreeList, live: list, room: cython.Py_ssize_t, sealed):
+def seal_usual(draft: Draft, free: FreeList, live: list, room: cython.Py_ssize_t, sealed):
     """Seal and number the draft's pages; the main tree's descriptor and the page count, or None if it is unusual.
 
     `room` is how many free runs may stay where they are: with more, the free tree changes too.

@@ -18,15 +18,16 @@ object: between finding the old value and holding it, it could die.
 
 from __future__ import annotations
 
+from native.locks import *
 from native.memory import *
+from native.sharing import *
 from native.tree import *
 
 from cowdb import lockfile
-from cowdb.locks import tries
 from cowdb.readers import Gate as PlainGate
-from cowdb.sharing import FileSharing
 
 PUBLISHED = cython.declare(cython.int, 1)  # the place of the published word in the lock file
+PLAIN_CURRENT = cython.declare(object, PlainGate.current.fget)
 COPIES_AT = cython.declare(cython.Py_ssize_t, lockfile.COPIES_AT)
 COPY_SIZE = cython.declare(cython.Py_ssize_t, lockfile.COPY_SIZE)
 
@@ -69,39 +70,6 @@ class Snapshot:
         return found
 
 
-@cython.final
-@cython.cclass
-class GateLock:
-    """A lock, of which one sees without taking it whether somebody has it."""
-
-    held: cython.bint
-    _lock: object
-
-    def __init__(self, lock):
-        self._lock = lock
-
-    def acquire(self, blocking=True):
-        """Take it; False if somebody has it and `blocking` is false."""
-        if not self._lock.acquire(blocking):
-            return False
-        self.held = True
-        return True
-
-    def release(self) -> None:
-        """Let it go."""
-        self.held = False
-        self._lock.release()
-
-    def __enter__(self):
-        self._lock.acquire()
-        self.held = True
-        return True
-
-    def __exit__(self, kind, error, trace):
-        self.held = False
-        self._lock.release()
-
-
 @cython.no_gc_clear
 @cython.cclass
 class GateState:
@@ -115,7 +83,7 @@ class GateState:
     _lock = cython.declare(object, visibility="public")
     _sharing = cython.declare(object, visibility="public")
     _when_idle: object
-    _door: GateLock
+    _door: Door
     _free: list  # the words that are not in use, as the sharing has them
     _window: Window
     _words: cython.pointer[u64]
@@ -149,6 +117,18 @@ class GateState:
     def when_idle(self, call):
         with cython.critical_section(self):
             self._when_idle = call
+
+    @property
+    def current(self):
+        """The newest published snapshot."""
+        snapshot: Snapshot
+        if self.come_in():
+            snapshot = self.newest
+            if load_acquire(self._words + PUBLISHED) == snapshot.word:
+                self.go_out()
+                return snapshot
+            self.go_out()
+        return PLAIN_CURRENT(self)
 
     def begin(self):
         """Use the newest snapshot. O(1), no system call. `ClosedError` if the gate is shut."""
@@ -282,7 +262,10 @@ class GateState:
     def look(self) -> cython.int:
         """Get hold of the words, if they are plain memory that this gate has not seen yet."""
         sharing = self._sharing
-        if self._blind or type(sharing) is not FileSharing or COWDB_FREE_THREADED and self._words != cython.NULL:
+        kind = type(sharing)
+        if self._blind or kind is not FileSharing and kind is not PlainFileSharing:
+            return 0
+        if COWDB_FREE_THREADED and self._words != cython.NULL:
             return 0
         lock_file = sharing.words
         if lock_file is None:
@@ -404,7 +387,7 @@ class GateState:
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def try_take(lock: GateLock) -> cython.bint:
+def try_take(lock: Door) -> cython.bint:
     """Take a lock; False if somebody has it: the plain gate waits for it."""
     try:
         return lock.acquire(False)
@@ -414,7 +397,7 @@ def try_take(lock: GateLock) -> cython.bint:
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def give_back(lock: GateLock) -> cython.void:
+def give_back(lock: Door) -> cython.void:
     lock.release()
 
 
@@ -431,5 +414,5 @@ class Gate(GateState, PlainGate):
 @cython.cfunc
 def adopt(gate: GateState):
     """Put a lock that can be looked at in the place of the plain one, before anybody knows the gate."""
-    gate._door = gate._lock = GateLock(gate._lock)
+    gate._door = gate._lock = Door(gate._lock)
     gate._tries = tries(gate._door)

@@ -227,6 +227,8 @@ typedef struct { uint64_t number; unsigned char *at; } SealedPage;
 #if defined(__linux__)
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <fcntl.h>
+#include <unistd.h>
 #define COWDB_SYSTEM_CALLS 1
 
 /* Write the pages from byte `*done` of all their bytes on, in the order of their numbers, neighbours in one call.
@@ -271,8 +273,26 @@ static int device_and_inode(const char *path, uint64_t *device, uint64_t *inode)
     *inode = found.st_ino;
     return 0;
 }
+
+#if defined(F_OFD_SETLK)
+#define COWDB_BYTE_LOCKS 1
+
+/* Take a lock on bytes of an open file description, if that is possible at once, or let it go. 0, or errno. */
+static int set_byte_lock(int fd, int release, long long start, long long length)
+{
+    struct flock lock = {0}; /* l_pid has to be 0 */
+    lock.l_type = release ? F_UNLCK : F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = (off_t)start;
+    lock.l_len = (off_t)length;
+    return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? errno : 0;
+}
+#endif
+
+static uint64_t process_id(void) { return (uint64_t)getpid(); }
 #else
 #define COWDB_SYSTEM_CALLS 0
+static uint64_t process_id(void) { return 0; }
 static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t size, size_t *done)
 {
     (void)fd, (void)pages, (void)count, (void)size, (void)done;
@@ -281,6 +301,15 @@ static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t
 static int device_and_inode(const char *path, uint64_t *device, uint64_t *inode)
 {
     (void)path, (void)device, (void)inode;
+    return ENOSYS;
+}
+#endif
+
+#ifndef COWDB_BYTE_LOCKS
+#define COWDB_BYTE_LOCKS 0
+static int set_byte_lock(int fd, int release, long long start, long long length)
+{
+    (void)fd, (void)release, (void)start, (void)length;
     return ENOSYS;
 }
 #endif

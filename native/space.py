@@ -24,6 +24,8 @@ class Space:
     shift = cython.declare(cython.int)
     pages = cython.declare(u64, visibility="readonly")
     page_size = cython.declare(cython.int, visibility="readonly")
+    key_limit = cython.declare(cython.int, visibility="readonly")
+    inline_limit = cython.declare(cython.int, visibility="readonly")
     verify = cython.declare(cython.bint, visibility="readonly")
     branches = cython.declare(dict, visibility="readonly")
     frames = cython.declare(Frames, visibility="readonly")  # for the dirty pages of whoever changes what lies here
@@ -47,6 +49,8 @@ class Space:
         self.window = window
         self.base = window.at
         self.page_size = page_size
+        self.key_limit = fmt.max_key_size(page_size)
+        self.inline_limit = fmt.max_inline_value(page_size)
         self.shift = int(page_size).bit_length() - 1
         self.verify = verify
         self.pages = pages

@@ -77,6 +77,12 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file; later uses raise `ClosedError`."""
+        self.shut()
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def shut(self) -> cython.void:
         self._space = None
         self._abandoned = False
         self._page = None

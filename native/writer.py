@@ -49,8 +49,8 @@ class Editor(Reader):
         self.leaf_pages = descriptor.leaf_pages
         self.overflow_pages = descriptor.overflow_pages
         self.page_size = known.page_size
-        self.key_limit = fmt.max_key_size(known.page_size)
-        self.inline_limit = fmt.max_inline_value(known.page_size)
+        self.key_limit = known.key_limit
+        self.inline_limit = known.inline_limit
         self._slack = known.page_size - known.page_size // 16
         self.large = {}
         self._greatest = b""

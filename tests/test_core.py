@@ -13,7 +13,7 @@ import pytest
 
 import cowdb
 from cowdb import core as core_module
-from cowdb.locks import Turn
+from cowdb.kernel import Turn
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
