@@ -105,6 +105,7 @@ class Database(Handle[Core, Transaction]):
         self._path = path
         self._options = options
         self._durability: str = options["durability"]
+        self._lazy = _is_lazy(self._durability)
         self._lock_timeout: float | None = options["lock_timeout"]
         self._read_only: bool = options["read_only"]
         self._forks = shared.forks
@@ -215,7 +216,7 @@ class Database(Handle[Core, Transaction]):
         core = self._live()
         if self._read_only:
             raise ReadOnlyError(errno.EROFS, f"{self._path!r} was opened with read_only=True")
-        lazy = _is_lazy(self._durability if durability is None else durability)
+        lazy = self._lazy if durability is None else _is_lazy(durability)
         pager = core.pager
         gate = pager.gate
         turn = Turn()
@@ -270,10 +271,7 @@ class Database(Handle[Core, Transaction]):
 
     def _refuse_another_file(self, core: Core) -> None:
         """Raise if the path of this handle leads to another file by now. Other handles may have other paths."""
-        if "disk" in self._options:
-            current = core.storage.is_current()
-        else:
-            current = leads_to(self._path, core.storage.identity())
+        current = core.storage.is_current() if "disk" in self._options else leads_to(self._path, core.key)
         if not current:
             raise Error(
                 f"{self._path!r} is another file now, or gone: it was replaced, renamed or deleted while it was open; "

@@ -18,7 +18,7 @@ import os
 import threading
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cowdb.errors import Error, LockTimeoutError
 
@@ -38,12 +38,21 @@ __all__ = ["Turn", "WriterLock", "me", "tries"]
 _thread: Final = threading.local()
 
 
-def me() -> object:
-    """What stands for the calling thread alone; its number will do for another one when it has ended."""
+class Me:
+    """What stands for one thread alone; its number will do for another one when it has ended."""
+
+    __slots__ = ("thread",)
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+
+
+def me() -> Me:
+    """What stands for the calling thread."""
     try:
-        found: object = _thread.me
+        found: Me = _thread.me
     except AttributeError:
-        found = _thread.me = object()
+        found = _thread.me = Me()
     return found
 
 
@@ -60,13 +69,17 @@ def tries(lock: Lockable) -> Iterator[bool]:
 class Turn:
     """One thread's wish to write; made before the lock is asked for."""
 
-    __slots__ = ("_me", "_wake", "over", "thread")
+    __slots__ = ("_wake", "me", "over")
 
     def __init__(self) -> None:
-        self._me = me()
+        self.me = me()
         self._wake: threading.Lock | None = None  # released when the lock is handed over
-        self.thread = threading.current_thread()
         self.over = False
+
+    @property
+    def thread(self) -> threading.Thread:
+        """Whose turn it is."""
+        return self.me.thread
 
 
 class WriterLock:
@@ -78,6 +91,8 @@ class WriterLock:
     lock on afterwards.  That needs no memory, and may be broken off anywhere: who
     comes next goes on with it.
     """
+
+    _turn: ClassVar[type[Turn]] = Turn
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -95,7 +110,7 @@ class WriterLock:
         since it would wait for itself.
         """
         if turn is None:
-            turn = Turn()
+            turn = self._turn()
         wait = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
         with self._mutex:
             if self._holder is not None or self._waiting:
@@ -103,8 +118,8 @@ class WriterLock:
             holder = self._holder
             if holder is None:
                 self._holder = turn
-            elif holder._me is not turn._me:  # noqa: SLF001 - a turn and its lock are one
-                wake = turn._wake = threading.Lock()  # noqa: SLF001
+            elif holder.me is not turn.me:
+                wake = turn._wake = threading.Lock()  # noqa: SLF001 - a turn and its lock are one
                 wake.acquire()
                 self._waiting.append(turn)
         if self._due():
@@ -140,7 +155,7 @@ class WriterLock:
     def acquire_if_free(self, turn: Turn | None = None) -> bool:
         """Take the lock if nobody has it or waits for it; True if it is taken now. `turn` may be one that is over."""
         if turn is None:
-            turn = Turn()
+            turn = self._turn()
         mine = free = False
         try:
             for mine in self._tries:  # noqa: B007 - it is looked at behind it

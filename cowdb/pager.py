@@ -82,7 +82,7 @@ class Pager:
         self._clock = clock
         self.words = sharing
         self.writer_lock = WriterLock()
-        self.failpoint: Callable[[str], None] = _no_failpoint
+        self.failpoint: Callable[[str], object] = len  # tests put something else here; this does nothing
         self.poison = Poison()
         self.extent = Extent(storage, self.poison, verify=verify)
         self.gate = Gate(sharing, self.extent.cover)
@@ -124,7 +124,9 @@ class Pager:
         """
         live = set(self.group.transactions())
         live.update(self.gate.transactions())
-        live.update([pin.transaction for pin in self.words.others()])
+        others = self.words.others()
+        if others:
+            live.update([pin.transaction for pin in others])
         durable = self.words.durable
         if durable is not None:
             live.add(durable[0])
@@ -181,7 +183,8 @@ class Pager:
                     self._give_turn()
         finally:
             lock.release(turn)
-        self._end_group(turn)  # the flush that was in flight may have ended while we let go
+        if self._has_turn:
+            self._end_group(turn)  # the flush that was in flight may have ended while we let go
 
     def _give_turn(self) -> None:
         """Let another process write: QUIET, unless something failed here (P2)."""
@@ -197,7 +200,8 @@ class Pager:
         """
         if self.storage.read_only:
             raise ReadOnlyError(errno.EROFS, "the database was opened read-only")
-        self.poison.refuse()
+        if self.poison.reason is not None:
+            self.poison.refuse()
         if self._fresh_turn:
             self._recover()
         newest: Member | Snapshot | None = self.group.newest()
@@ -269,7 +273,8 @@ class Pager:
         flush.  Raises `FullError` (not committed), or `OSError` with the state unknown
         until the file is opened again; then the writer is poisoned.
         """
-        self.poison.refuse()
+        if self.poison.reason is not None:
+            self.poison.refuse()
         draft.main.open_space()  # an abort that was interrupted has ended it all the same
         changes = draft.changes
         if changes.torn:
@@ -387,7 +392,9 @@ class Pager:
         assert durable is not None
         newest = group[-1]
         transaction = newest.meta.transaction
-        written = sum(member.written for member in group)
+        written = 0
+        for member in group:
+            written += member.written
         slot = 1 - durable[1]
         known = durable[0]
         flushes = 0
@@ -422,10 +429,7 @@ class Pager:
         self.failpoint("publish")
         self.gate.publish(meta, raw, newest.space)
         self._unsynced = self._unsynced + written if lazy else 0
-        counters = self.counters
-        for member in group:
-            counters.commit(member.written, member.meta.page_count, member.copied, member.operations)
-        counters.publish(flushes)
+        self.counters.publish(group, flushes)
         self._settled = (self.gate.current.word, newest.page_writes)  # more were written, if somebody sealed meanwhile
 
     # ------------------------------------------------------------ group commit
@@ -519,7 +523,7 @@ class Pager:
 
         Never below what a live snapshot may use: each is bounded by its own page count.
         """
-        if not self.extent.worth_cutting(self.meta.page_count) or self.words.durable is None:
+        if not self.extent.worth_cutting(self.gate.current.meta.page_count) or self.words.durable is None:
             return
         wanted = max(self._durable_pages, self._pages_in_use())
         wanted += max(LEAST_GROWTH, wanted // 8)
@@ -677,10 +681,6 @@ def _next_id(transaction: int) -> int:
     """The id after `transaction`; never one whose low 32 bits are zero (see `space`)."""
     following = transaction + 1
     return following if following & BIRTH_MASK else following + 1
-
-
-def _no_failpoint(_name: str) -> None:
-    """Tests put something else here."""
 
 
 def _placer(runs: dict[int, list[int]]) -> Callable[[int], int]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from cowdb.draft import Member
 
 __all__ = ["Counters", "Stats"]
 
@@ -82,24 +85,22 @@ class Counters:
         self.pages_written_last_commit = self.flushes_last_commit = 0
         self._ratios: list[float] = []
 
-    def commit(self, pages: int, page_count: int, copied: int, operations: int) -> None:
-        """A transaction has written `pages` data pages, of the `page_count` that its state has."""
-        self.commits += 1
-        self.pages_written += pages
-        self.pages_copied += copied
-        self.operations += operations
+    def publish(self, group: list[Member], flushes: int) -> None:
+        """These transactions were published; they share a meta page and so many flushes."""
         ratios = self._ratios
-        ratios.append(pages / max(1, page_count))
-        if len(ratios) >= 2 * _REMEMBERED:
-            del ratios[:_REMEMBERED]
-        self.pages_written_last_commit = pages + 1
+        for member in group:
+            self.commits += 1
+            self.pages_written += member.written
+            self.pages_copied += member.copied
+            self.operations += member.operations
+            ratios.append(member.written / (member.meta.page_count or 1))
+            if len(ratios) >= 2 * _REMEMBERED:
+                del ratios[:_REMEMBERED]
+            self.pages_written_last_commit = member.written + 1
+        self.pages_written += 1
+        self.flushes_last_commit = flushes
 
     @property
     def ratios(self) -> tuple[float, ...]:
         """The dirty-page ratios of the last commits. Any thread may ask: one step takes them all."""
         return tuple(self._ratios[-_REMEMBERED:])
-
-    def publish(self, flushes: int) -> None:
-        """The transactions that were just counted share a meta page and this many flushes."""
-        self.pages_written += 1
-        self.flushes_last_commit = flushes

@@ -260,7 +260,7 @@ class WriteTransaction(WriteTree):
         try:
             if kind is not None:
                 self.abort()
-            elif not self.closed:
+            elif self._writing is not None:
                 self.commit()
         except BaseException:
             self._finish()  # if it was interrupted before it began to end

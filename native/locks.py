@@ -6,8 +6,6 @@ it.  An interpreter without a lock of its own uses the plain form.
 
 from __future__ import annotations
 
-from threading import current_thread
-
 import cython
 
 from cowdb.locks import WriterLock as PlainWriterLock
@@ -56,14 +54,17 @@ class Door:
 class Turn:
     """One thread's wish to write; see `cowdb.locks.Turn`."""
 
-    _me = cython.declare(object, visibility="readonly")
+    me = cython.declare(object, visibility="readonly")
     _wake = cython.declare(object, visibility="public")
     over = cython.declare(cython.bint, visibility="public")
-    thread = cython.declare(object, visibility="readonly")
 
     def __init__(self):
-        self._me = me()
-        self.thread = current_thread()
+        self.me = me()
+
+    @property
+    def thread(self):
+        """Whose turn it is."""
+        return self.me.thread
 
 
 @cython.cclass
@@ -105,6 +106,8 @@ class WriterLockState:
 
 class WriterLock(WriterLockState, PlainWriterLock):
     """One writer at a time, first come, first served; see `cowdb.locks.WriterLock`."""
+
+    _turn = Turn
 
     def __init__(self):
         PlainWriterLock.__init__(self)

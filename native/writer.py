@@ -18,6 +18,8 @@ from native.tree import *
 
 INTERRUPTED = "a change was interrupted in the middle, so this transaction can only be aborted"
 BLANK = bytes(22)
+REFERENCE_OF = cython.declare(object, fmt.Reference)
+DESCRIPTOR_OF = cython.declare(object, fmt.Descriptor)
 
 
 @cython.cclass
@@ -64,8 +66,10 @@ class Editor(Reader):
         """The tree as sealed so far."""
         if self.branch_pages < 0 or self.leaf_pages < 0 or self.overflow_pages < 0:
             raise CorruptionError(-1, "a tree's descriptor counts fewer pages than the tree has")
-        root = fmt.Reference(self.root.number, self.root.birth, self.root.count, self.root.checksum)
-        return fmt.Descriptor(root, self.depth, self.branch_pages, self.leaf_pages, self.overflow_pages)
+        # As their classes make them, but for a call of Python.
+        root = tuple.__new__(REFERENCE_OF, (self.root.number, self.root.birth, self.root.count, self.root.checksum))
+        pages = (root, self.depth, self.branch_pages, self.leaf_pages, self.overflow_pages)
+        return tuple.__new__(DESCRIPTOR_OF, pages)
 
     @cython.cfunc
     def fetched(self, raw: Bytes):

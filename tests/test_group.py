@@ -368,10 +368,10 @@ def test_check_asks_little_of_a_slot_whose_pages_were_written_over():
     counters = pager.counters
 
     class Slow(Counters):
-        def publish(self, flushes):
+        def publish(self, group, flushes):
             counting.set()
             assert go.wait(PATIENCE)
-            super().publish(flushes)
+            super().publish(group, flushes)
 
     def failpoint(name):
         if name == "hand on":  # its pages are written, but it is not sealed yet

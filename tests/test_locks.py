@@ -10,7 +10,7 @@ import pytest
 
 from cowdb import locks
 from cowdb.errors import Error, LockTimeoutError
-from cowdb.locks import WriterLock
+from cowdb.kernel import WriterLock
 
 LOCK = threading.Lock
 
@@ -177,7 +177,7 @@ def test_a_timeout_in_the_moment_of_the_handing_over_keeps_the_lock(monkeypatch)
     monkeypatch.setattr("cowdb.locks.threading.Lock", lambda: Late(lock.release))
     lock.acquire(5)
     monkeypatch.setattr("cowdb.locks.threading.Lock", LOCK)
-    assert lock._holder._me is locks.me()
+    assert lock._holder.me is locks.me()
     lock.release()
     lock.acquire(0)
 

@@ -20,15 +20,16 @@ from test_lockfile import state
 from cowdb import sharing as sharing_module
 from cowdb.bytelocks import NEXT, TIMED, ByteLocks, RecordLocks
 from cowdb.errors import Error, LockTimeoutError
+from cowdb.kernel import FileSharing
 from cowdb.lockfile import PINS_PER_BLOCK, LockFile
 from cowdb.meta import encode
-from cowdb.sharing import FileSharing, LocalSharing, lock_file_path
+from cowdb.sharing import LocalSharing, lock_file_path
 
 KINDS = [ByteLocks, RecordLocks] if ByteLocks.available() else [RecordLocks]
 
 ENTER = """
 from cowdb import bytelocks
-from cowdb.sharing import FileSharing
+from cowdb.kernel import FileSharing
 from test_lockfile import state
 
 def enter(read_only=False, timeout=None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from types import SimpleNamespace
 
 import pytest
 from crashing import PATH, opened
@@ -51,7 +52,8 @@ def test_what_is_counted_is_what_the_disk_saw():
 def test_the_ratios_of_the_last_commits_are_kept():
     counters = Counters()
     for number in range(1, 1000):
-        counters.commit(number, 1000, 0, 1)
+        meta = SimpleNamespace(page_count=1000)
+        counters.publish([SimpleNamespace(written=number, copied=0, operations=1, meta=meta)], 1)
         kept = counters.ratios
         assert len(kept) == min(number, 64)
         assert kept[-1] == number / 1000
