@@ -42,6 +42,9 @@ cdef extern from "kernel.h" nogil:
     int crc_hardware "cowdb_crc_hardware"
     int COWDB_SYSTEM_CALLS
     int COWDB_BYTE_LOCKS
+    bint keeps_lock()
+    u64 clock_now()
+    void call_took(u64 time)
     int SEALED_LIMIT
     int NO_SUCH_CALL "ENOSYS"
     int INTERRUPTED_CALL "EINTR"

@@ -1,8 +1,8 @@
 """Calls of the system that every small transaction makes, without an object for each step of them.
 
-Pages that were sealed are written by one call from Python, however many runs they are: the interpreter's lock is let
-go once, not once for each run.  With many threads that is what counts, since each time somebody else takes the lock,
-and has to be waited for.
+Pages that were sealed are written by one call from Python, however many runs they are.  The interpreter's lock is kept
+meanwhile, as long as such calls are quick (see kernel.h): with many threads that is what counts, since each time that it
+is let go somebody else takes it, and has to be waited for.
 
 What is not usual is left to the plain form, which asks the storage: a disk that is not the system's own, values of
 many pages, more pages than a small transaction has, a test that watches each call.
@@ -43,9 +43,18 @@ def write_all(
     """Write pages of `size` bytes, neighbours together, and answer signals in between."""
     done: cython.size_t = 0
     error: cython.int
+    began: u64
+    took: u64
     while True:
-        with cython.nogil:
+        began = clock_now()
+        if keeps_lock():
             error = write_sealed_pages(fd, pages, count, size, cython.address(done))
+            took = clock_now() - began
+        else:
+            with cython.nogil:
+                error = write_sealed_pages(fd, pages, count, size, cython.address(done))
+                took = clock_now() - began
+        call_took(took)
         if error == 0:
             return 0
         if error != INTERRUPTED_CALL:
@@ -97,9 +106,18 @@ def leads_to(path: str, identity: tuple) -> bool:
     device: u64 = 0
     inode: u64 = 0
     error: cython.int
+    began: u64
+    took: u64
     while True:
-        with cython.nogil:
+        began = clock_now()
+        if keeps_lock():
             error = device_and_inode(at, cython.address(device), cython.address(inode))
+            took = clock_now() - began
+        else:
+            with cython.nogil:
+                error = device_and_inode(at, cython.address(device), cython.address(inode))
+                took = clock_now() - began
+        call_took(took)
         if error != INTERRUPTED_CALL:
             break
         PyErr_CheckSignals()

@@ -219,7 +219,36 @@ static void offer_block(Block *block)
 /* ---------------------------------------------------------------- calls of the system */
 
 #include <errno.h>
+#include <time.h>
 #define SEALED_LIMIT 64 /* pages that are written by one call from Python */
+
+/* A small write into the system's cache takes a few microseconds. To let the interpreter's lock go and get it back
+ * takes longer, when other threads want it; worse, they then meet a thread that is stopped in the middle of its commit.
+ * So the lock is kept for such a call, as long as these calls are quick: after one that was not, because the system is
+ * short of memory or the disk too slow for what is written, the lock is let go for the next ones. */
+#define COWDB_QUICK 2000000 /* nanoseconds; Python lets another thread wait for up to 5,000,000 */
+#define COWDB_CAUTION 50    /* quick calls until the lock is kept again */
+#ifdef Py_GIL_DISABLED
+static inline int keeps_lock(void) { return 0; }
+static inline uint64_t clock_now(void) { return 0; }
+static inline void call_took(uint64_t time) { (void)time; }
+#else
+static int cowdb_caution = 0; /* looked at with the lock held */
+static inline int keeps_lock(void) { return !cowdb_caution; }
+static inline uint64_t clock_now(void)
+{
+    struct timespec now;
+    timespec_get(&now, TIME_UTC);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+static inline void call_took(uint64_t time)
+{
+    if (time > COWDB_QUICK) /* it seems so, too, if somebody has set the clock back */
+        cowdb_caution = COWDB_CAUTION;
+    else if (cowdb_caution)
+        cowdb_caution--;
+}
+#endif
 
 /* A page that has its number, and where it lies in memory. */
 typedef struct { uint64_t number; unsigned char *at; } SealedPage;

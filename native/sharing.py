@@ -117,8 +117,16 @@ class SharingState:
             return NO_SUCH_CALL
         fd: cython.int = self._locks._fd
         error: cython.int
-        with cython.nogil:
+        took: u64
+        began: u64 = clock_now()
+        if keeps_lock():
             error = set_byte_lock(fd, release, WRITER_BYTE, WRITER_BYTES)
+            took = clock_now() - began
+        else:
+            with cython.nogil:
+                error = set_byte_lock(fd, release, WRITER_BYTE, WRITER_BYTES)
+                took = clock_now() - began
+        call_took(took)
         return error
 
     def lock_writer(self, timeout):
