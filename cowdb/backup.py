@@ -20,8 +20,7 @@ from cowdb import meta as meta_page
 from cowdb.catalog import find_tree, name_key, names_in
 from cowdb.cursor import ITEMS
 from cowdb.errors import CorruptionError
-from cowdb.kernel import Reader, scan
-from cowdb.locks import Turn
+from cowdb.kernel import Reader, Turn, scan
 from cowdb.pager import Pager
 from cowdb.recovery import believe, young_runs
 from cowdb.sharing import LocalSharing

@@ -128,6 +128,7 @@ class Core:
     def __init__(self, key: tuple[int, ...], storage: Storage, pager: Pager) -> None:
         self.key = key
         self.storage = storage
+        self.identity = storage.identity()
         self.pager = pager
         self.handles: set[object] = set()  # what stands for each handle
         self.naming = threading.RLock()  # see `reading.Keeper`

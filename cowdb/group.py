@@ -4,7 +4,7 @@ Sealed, a transaction lets the writer lock go before it is on the disk, and the
 next writer builds on it.  Whoever finds no flush in flight leads: he takes all
 that wait, and flushes for them, the newest of whom holds what the others wrote.
 The rest sleep until he is done, and then one of those who were sealed meanwhile
-leads.
+is woken to lead.
 
     seal 41 --> pending --+
     seal 42 --> pending --+--> in flight, one leads, two wait --> durable, published
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cowdb.locks import me
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from cowdb.readers import Gate
 
 __all__ = ["Group"]
+
+_LOOK_AGAIN: Final = 0.05
+"""Seconds that a thread sleeps at most before it looks by itself whether its flush is done, or nobody leads."""
 
 
 class Publish(Protocol):
@@ -53,7 +56,8 @@ class Group:
         self.pending: list[Member] = []
         self.in_flight: list[Member] = []
         self._leader: object = None  # the thread that flushes, and will say how it went; else who comes next finds out
-        self._asleep: deque[threading.Lock] = deque()  # threads that wait for that, each for a lock of its own
+        self._asleep: deque[tuple[threading.Lock, Member]] = deque()  # threads that wait, each for a lock of its own
+        self._called: Member | None = None  # who was woken to lead the next flush
 
     def add(self, member: Member) -> None:
         """One more is sealed. The caller holds the writer lock."""
@@ -96,7 +100,7 @@ class Group:
     def _lead_or_wait(self, member: Member, publish: Publish) -> None:
         """Flush for all that is sealed now, or wait for the thread that is flushing (P5: one at a time)."""
         group: list[Member] = []
-        wake = None
+        sleeper = None
         try:
             with self._mutex:
                 if self.in_flight and self._not_led():
@@ -104,9 +108,9 @@ class Group:
                 if member.done:
                     return
                 if self.in_flight:
-                    wake = threading.Lock()
-                    wake.acquire()
-                    self._asleep.append(wake)
+                    sleeper = threading.Lock(), member
+                    sleeper[0].acquire()
+                    self._asleep.append(sleeper)
                     if self._leader is None:
                         return  # the leader may have looked whom to wake before he could see us
                 else:
@@ -117,13 +121,22 @@ class Group:
                     self._leader = me()
                     self.in_flight = group
                     self.pending = following
-            if wake is not None:
-                wake.acquire()
+            if sleeper is not None:
+                sleeper[0].acquire(timeout=_LOOK_AGAIN)
             else:
                 publish(group, lazy=False)
         finally:
             if group:
                 self.tidy()
+            if sleeper is not None and sleeper in self._asleep:
+                self._forget(sleeper)
+
+    def _forget(self, sleeper: tuple[threading.Lock, Member]) -> None:
+        """He woke by himself; else he could be called to lead when he sleeps elsewhere, or no more."""
+        try:  # noqa: SIM105 - `suppress` needs memory
+            self._asleep.remove(sleeper)
+        except ValueError:
+            pass  # he was woken in this very moment
 
     def tidy(self) -> None:
         """Let who waits for a flush go on that has come to its end, however it did."""
@@ -160,18 +173,29 @@ class Group:
             waiting = group + waiting  # interrupted before it began
         self.pending = waiting  # first: who finds neither list filled lets the turn go (`Pager.unlock`)
         self.in_flight = []
-        self._leader = None
+        self._leader = self._called = None
         self._wake()
 
     def _wake(self) -> None:
-        """Wake all who wait for a flush, to look again. It waits for nothing and needs no memory."""
+        """Wake who need not wait any more, and one who leads the next flush. It waits for nothing and needs no memory.
+
+        The others of that flush would only look and sleep again.  Should who was
+        called be interrupted before he leads, somebody wakes by himself.
+        """
         asleep = self._asleep
-        while asleep:
+        place = 0
+        while place < len(asleep):
             try:
-                wake = asleep[0]
+                sleeper = asleep[place]
+                wake, member = sleeper
+                if not member.done and self._poison.reason is None:
+                    if self.in_flight or self._called is not None:
+                        place += 1
+                        continue
+                    self._called = member
                 if wake.locked():
                     wake.release()
-                asleep.remove(wake)
+                asleep.remove(sleeper)
             except (IndexError, ValueError, RuntimeError):
                 continue  # another thread has just woken the same one
 

@@ -346,7 +346,7 @@ class FileStorage:
             left = _rest(left, done)
 
 
-def leads_to(path: str, identity: tuple[int, ...]) -> bool:
+def leads_to(path: str, identity: tuple[int, int]) -> bool:
     """Whether `path` leads to the file with that device and inode now. One system call."""
     try:
         found = os.stat(path)

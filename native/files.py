@@ -1,8 +1,8 @@
 """Calls of the system that every small transaction makes, without an object for each step of them.
 
 Pages that were sealed are written by one call from Python, however many runs they are.  The interpreter's lock is kept
-meanwhile, as long as such calls are quick (see kernel.h): with many threads that is what counts, since each time that it
-is let go somebody else takes it, and has to be waited for.
+meanwhile, as long as such calls are quick (see kernel.h): with many threads that is what counts, since each time that
+it is let go somebody else takes it, and has to be waited for.
 
 What is not usual is left to the plain form, which asks the storage: a disk that is not the system's own, values of
 many pages, more pages than a small transaction has, a test that watches each call.
