@@ -63,6 +63,53 @@ def scan(
     return found if limit is None else islice(found, limit)
 
 
+def _clean_leaves(
+    tree: Reader, low: bytes | None, high: bytes | None, *, reverse: bool
+) -> Iterator[tuple[Page, int, int]]:
+    """The same as `_leaves`, of a tree that does not change.
+
+    No path is kept: the separator that ends one leaf leads to the next one.  The
+    separators must move on, or a forged file could lead round and round (I7); and it
+    may lead to one page many times, so more leaves than it has pages are not believed.
+    """
+    left = tree.open_space().pages
+    if reverse:
+        while found := tree.leaf_before(high):
+            leaf, lower, _ = found
+            left -= 1
+            if left < 0:
+                raise _endless()
+            last = leaf.cells if high is None else leaf.lower_bound(high)
+            first = 0
+            if low is not None and (lower is None or lower < low):
+                first = leaf.lower_bound(low)
+            if last > first:
+                yield leaf, first, last
+            if lower is None or (low is not None and lower <= low):
+                return
+            if high is not None and lower >= high:
+                raise _endless()
+            high = lower
+        return
+    at = b"" if low is None else low
+    while found := tree.leaf_at(at):
+        leaf, _, upper = found
+        left -= 1
+        if left < 0:
+            raise _endless()
+        first = leaf.lower_bound(at) if at else 0
+        last = leaf.cells
+        if high is not None and (upper is None or high < upper):
+            last = leaf.lower_bound(high)
+        if last > first:
+            yield leaf, first, last
+        if upper is None or (high is not None and upper >= high):
+            return
+        if upper <= at:
+            raise _endless()
+        at = upper
+
+
 def _leaves(tree: Reader, low: bytes | None, high: bytes | None, *, reverse: bool) -> Iterator[tuple[Page, int, int]]:
     """Each leaf of the range with the indexes of its first entry and behind its last one.
 
@@ -117,7 +164,8 @@ def _batches(
         return large
 
     try:
-        for leaf, first, last in _leaves(tree, low, high, reverse=reverse):
+        leaves = _leaves if isinstance(tree, Writer) else _clean_leaves
+        for leaf, first, last in leaves(tree, low, high, reverse=reverse):
             if limit is not None:
                 if last - first > limit:
                     first, last = (last - limit, last) if reverse else (first, first + limit)  # noqa: PLW2901

@@ -142,6 +142,12 @@ def runs_struct(runs: int) -> struct.Struct:
     return struct.Struct(f"<{4 * runs}Q")
 
 
+@functools.lru_cache(maxsize=256)
+def leaf_cell(suffix: int, value: int) -> struct.Struct:
+    """Struct of a leaf cell: kind and length, the key's last `suffix` bytes, a value of `value` bytes."""
+    return struct.Struct(f"<H{suffix}s{value}s")
+
+
 def pack_runs(runs: Sequence[tuple[int, int, int, int]]) -> bytes:
     """Free runs in a row, as they lie in the carry list or in a record."""
     return runs_struct(len(runs)).pack(*itertools.chain.from_iterable(runs))

@@ -27,7 +27,9 @@ indexes and CPU caches", ICDE 2001 ("poor man's normalized keys").
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
@@ -35,7 +37,7 @@ from cowdb.checksum import crc32c
 from cowdb.errors import CorruptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 __all__ = ["BranchEntry", "LeafEntry", "Page", "shortest_separator"]
 
@@ -105,7 +107,7 @@ class Page:
         self.prefix = data[at + _HEADER_SIZE : at + _HEADER_SIZE + length] if length else b""
         self.heap = tail >> 16 & 0xFFFF
         self.dead = tail >> 32 & 0xFFFF
-        self.start = base + (_HEADER_SIZE + padded(length) >> 3)
+        self.start = base + (_HEADER_SIZE + 7 + length >> 3)
         self.count = 0
         self.kids = None
 
@@ -233,6 +235,10 @@ class Page:
         """In a branch: index of the child whose range holds `key`. O(log cells)."""
         return self._boundary(key, 1, 0, True) - 1
 
+    def child_before(self, key: bytes) -> int:
+        """In a branch: index of the child whose range holds the keys just below `key`. O(log cells)."""
+        return self._boundary(key, 1, 0, False) - 1
+
     def key(self, index: int) -> bytes:
         """The whole key of cell `index` (of a branch: its separator, empty for cell 0)."""
         slot = self.words[self.start + index]
@@ -294,21 +300,25 @@ class Page:
 
     # ------------------------------------------------------------ many at once
 
-    def _places(self, data: bytes, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Suffix length and cell offset of cells `first` to `last` - 1 of the page whose bytes are `data`."""
+    def _places(self, data: bytes, first: int, last: int) -> tuple[list[int], list[int]]:
+        """Suffix lengths and cell offsets of cells `first` to `last` - 1 of the page whose bytes are `data`."""
         quarters = memoryview(data).cast("H")
         begin = ((self.start << 3) - self.at >> 1) + 4 * first
         end = begin + 4 * (last - first)
         # A slot is four 16-bit integers: length, offset, and the two halves of the head.
-        return zip(quarters[begin:end:4].tolist(), quarters[begin + 1 : end : 4].tolist(), strict=True)
+        return quarters[begin:end:4].tolist(), quarters[begin + 1 : end : 4].tolist()
 
     def items(self, first: int, last: int, size: int, fetch: Callable[[bytes], bytes]) -> list[tuple[bytes, bytes]]:
         """Entries `first` to `last` - 1 of a leaf; `fetch` gets the value behind an overflow reference."""
         data = bytes(self.data[self.at : self.at + size])
         prefix = self.prefix
+        lengths, offsets = self._places(data, first, last)
+        alike = _alike(data, prefix, lengths, offsets)
+        if alike is not None:
+            return alike
         found: list[tuple[bytes, bytes]] = []
         append = found.append
-        for length, offset in self._places(data, first, last):
+        for length, offset in zip(lengths, offsets, strict=True):
             middle = offset + 2 + length
             try:
                 info = data[offset] | data[offset + 1] << 8
@@ -324,7 +334,8 @@ class Page:
         """Keys `first` to `last` - 1 of a leaf."""
         data = bytes(self.data[self.at : self.at + size])
         prefix = self.prefix
-        return [prefix + data[offset + 2 : offset + 2 + length] for length, offset in self._places(data, first, last)]
+        lengths, offsets = self._places(data, first, last)
+        return [prefix + data[at + 2 : at + 2 + length] for length, at in zip(lengths, offsets, strict=True)]
 
     def leaf_entries(self) -> list[LeafEntry]:
         """All entries of a dirty leaf, taken apart. O(cells)."""
@@ -531,6 +542,26 @@ def built_size(entries: list[Any], first: int, fixed: int) -> int:
         - (len(entries) - first) * prefix
         + payloads
     )
+
+
+def _alike(data: bytes, prefix: bytes, lengths: list[int], offsets: list[int]) -> list[tuple[bytes, bytes]] | None:
+    """Entries of the leaf whose bytes are `data`, if all of them are of one shape; else None.
+
+    Then one struct takes each cell apart, in a third of the time.
+    """
+    count = len(offsets)
+    if count < _FEW or lengths.count(lengths[0]) != count:
+        return None
+    try:
+        first, last = offsets[0], offsets[-1]
+        info = data[first] | data[first + 1] << 8
+        if info > _LENGTH_MASK or info != data[last] | data[last + 1] << 8:
+            return None
+        cells = map(fmt.leaf_cell(lengths[0], info).unpack_from, repeat(data), offsets)
+        found = [(prefix + suffix, value) for kind, suffix, value in cells if kind == info]
+    except (IndexError, struct.error):
+        return None  # a cell outside its page: that is for the slow way to say
+    return found if len(found) == count else None
 
 
 def leaf_size(entries: list[LeafEntry]) -> int:

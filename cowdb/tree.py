@@ -155,6 +155,52 @@ class Reader:
                 return kid
         return self.load(page.reference(index), page.level - 1)
 
+    # ------------------------------------------------------------ one leaf of a clean tree
+
+    def leaf_at(self, key: bytes) -> tuple[Page, bytes | None, bytes | None] | None:
+        """The clean leaf whose range holds `key`, and its separators, None at the ends; None if the tree is empty.
+
+        O(log n), through the branches that `Space` keeps unpacked.
+        """
+        return self._leaf(key, before=False)
+
+    def leaf_before(self, key: bytes | None) -> tuple[Page, bytes | None, bytes | None] | None:
+        """The same for the keys just below `key`; None: for the greatest keys of all. O(log n)."""
+        return self._leaf(key, before=True)
+
+    def _leaf(self, key: bytes | None, *, before: bool) -> tuple[Page, bytes | None, bytes | None] | None:
+        lower = upper = None
+        level = self.depth - 1
+        bits = self.bits
+        space = self.open_space()
+        if level < 0:
+            return None
+        branches = space.branches
+        while level > 0:
+            branch = branches.get(bits)
+            if branch is None:
+                page = self.load(bits, level)
+                space.warm(bits, page)
+                index = page.cells - 1 if key is None else page.child_before(key) if before else page.child_index(key)
+                if index:
+                    lower = page.key(index)
+                if index + 1 < page.cells:
+                    upper = page.key(index + 1)
+                bits = page.reference(index)
+            else:
+                separators, references = branch
+                if key is None:
+                    index = len(separators)
+                else:
+                    index = bisect_left(separators, key) if before else bisect_right(separators, key)
+                if index:
+                    lower = separators[index - 1]
+                if index < len(separators):
+                    upper = separators[index]
+                bits = references[index]
+            level -= 1
+        return self.load(bits, 0), lower, upper
+
     # ------------------------------------------------------------ one key
 
     def locate(self, key: bytes, bits: int, level: int) -> tuple[int, int] | None:
