@@ -42,6 +42,8 @@ _Tree = TypeVar("_Tree", bound="Reader")
 _P = ParamSpec("_P")
 _REFERENCE_SIZE: Final = fmt.REFERENCE_SIZE
 _LENGTH_MASK: Final = fmt.LENGTH_MASK
+_MAX_U48: Final = fmt.MAX_U48
+_LEAF_KIND: Final = fmt.LEAF_KIND
 _HEADER_WORDS: Final = fmt.HEADER_SIZE // 8
 _KINDS: Final = tuple((fmt.BRANCH_KIND if level else fmt.LEAF_KIND) | level << 8 for level in range(fmt.MAX_DEPTH))
 """What kind and level read as one 16-bit integer, by level."""
@@ -204,7 +206,7 @@ class Reader:
     # ------------------------------------------------------------ one key
 
     def locate(self, key: bytes, bits: int, level: int) -> tuple[int, int] | None:
-        """Byte offsets, in the mapping, of the cell of `key` and of its payload; None if it is not there.
+        """Kind and length of the entry of `key`, and where in the mapping its payload is; None if it is not there.
 
         Begins at the clean page behind `bits`.  O(log n).  This is the hot path
         of every lookup: it goes through the branches that `Space` keeps unpacked, and
@@ -225,13 +227,13 @@ class Reader:
             level -= 1
         data = space.data
         words = space.words
-        number = bits & fmt.MAX_U48
+        number = bits & _MAX_U48
         try:
             if not space.verified[number] == bits >> 48 & BIRTH_MASK != 0:
                 space.meet(bits, 0)
             base = number << space.word_shift
             lead = words[base]
-            if lead >> 32 & 0xFFFF != fmt.LEAF_KIND:
+            if lead >> 32 & 0xFFFF != _LEAF_KIND:
                 raise CorruptionError(number, "it is not a leaf")
             start = base + _HEADER_WORDS
             stop = start + (lead >> 48)
@@ -264,7 +266,8 @@ class Reader:
                     return None
                 offset = (base << 3) + (words[start + index] >> 16 & 0xFFFF)
             end = offset + 2 + size
-            if end + ((data[offset] | data[offset + 1] << 8) & _LENGTH_MASK) > (number + 1) * space.page_size:
+            info = data[offset] | data[offset + 1] << 8
+            if end + (info & _LENGTH_MASK) > (number + 1) * space.page_size:
                 raise CorruptionError(number, "a cell of it leads outside")
         except CorruptionError:
             self.open_space()
@@ -274,7 +277,7 @@ class Reader:
             if number >= space.pages:
                 raise CorruptionError(number, f"a reference leads outside the file of {space.pages} pages") from None
             raise CorruptionError(number, "its slots or cells lead outside the file") from None
-        return offset, end
+        return info, end
 
     def find(self, key: bytes) -> tuple[int, bytes] | None:
         """Kind and length, and payload, of the entry of `key`; None if it is not there. O(log n)."""
@@ -299,8 +302,7 @@ class Reader:
         data = self.open_space().data
         if found is None:
             return None
-        cell, payload = found
-        info = data[cell] | data[cell + 1] << 8
+        info, payload = found
         hit = info, data[payload : payload + (info & _LENGTH_MASK)]
         self.open_space()
         return hit
@@ -319,11 +321,13 @@ class Reader:
             hit = self.find(key)
             return default if hit is None else self.value(*hit)
         found = self.locate(key, self.bits, self.depth - 1)
-        data = self.open_space().data
+        space = self.space
+        if space is None:
+            space = self.open_space()
         if found is None:
             return default
-        cell, payload = found
-        info = data[cell] | data[cell + 1] << 8
+        data = space.data
+        info, payload = found
         if info > _LENGTH_MASK:
             return self.value(info, data[payload : payload + _REFERENCE_SIZE])
         value = data[payload : payload + info]
