@@ -107,7 +107,7 @@ class Page:
         self.prefix = data[at + _HEADER_SIZE : at + _HEADER_SIZE + length] if length else b""
         self.heap = tail >> 16 & 0xFFFF
         self.dead = tail >> 32 & 0xFFFF
-        self.start = base + (_HEADER_SIZE + 7 + length >> 3)
+        self.start: int = base + (_HEADER_SIZE + 7 + length >> 3)
         self.count = 0
         self.kids = None
 
