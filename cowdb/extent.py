@@ -73,8 +73,9 @@ class Extent:
         the pages that it would take to delete, less the `ready_pages` that are free
         already: on a full disk, too, deleting works.
         """
-        if (page_count, ready_pages) == self._enough:
-            return  # the usual case of small commits: as the one before
+        enough = self._enough
+        if enough is not None and page_count == enough[0] and ready_pages >= enough[1]:
+            return  # the usual case of small commits: no more is asked for than by the one before
         self._enough = None
         spare = spare_pages(page_count) if inserted else 0
         wanted = page_count + max(0, spare - ready_pages)

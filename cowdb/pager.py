@@ -116,21 +116,8 @@ class Pager:
         return None if self._settled == (current.word, self._page_writes) else current.meta.transaction
 
     def live(self) -> list[int]:
-        """Transactions that a freed page must wait for, ascending: readers, the published one, D (P6).
-
-        A state is sealed, then published, then perhaps read.  It is looked for in
-        that order, so that it is found however it moves on meanwhile; and D only
-        becomes one of these.
-        """
-        live = set(self.group.transactions())
-        live.update(self.gate.transactions())
-        others = self.words.others()
-        if others:
-            live.update([pin.transaction for pin in others])
-        durable = self.words.durable
-        if durable is not None:
-            live.add(durable[0])
-        return sorted(live)
+        """Transactions that a freed page must wait for, ascending (P6); see `Gate.live`."""
+        return self.gate.live(self.group.transactions())
 
     # ------------------------------------------------------------ begin and end of a write
 

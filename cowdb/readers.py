@@ -273,6 +273,22 @@ class Gate:
         """The transactions of the live snapshots, perhaps one of them twice. O(live)."""
         return [snapshot.meta.transaction for snapshot in self.snapshots()]
 
+    def live(self, sealed: list[int]) -> list[int]:
+        """What a freed page must wait for, ascending (P6): `sealed`, all readers, the published one, D.
+
+        A state is sealed, then published, then perhaps read.  It is looked for in
+        that order, so that it is found however it moves on meanwhile; and D only
+        becomes one of these.
+        """
+        sharing = self._sharing
+        live = set(sealed)
+        live.update(self.transactions())
+        live.update([pin.transaction for pin in sharing.others()])
+        durable = sharing.durable
+        if durable is not None:
+            live.add(durable[0])
+        return sorted(live)
+
     @property
     def is_shut(self) -> bool:
         """True once `shut` has been."""

@@ -62,6 +62,7 @@ cdef extern from "kernel.h" nogil:
 cdef extern from "kernel.h":
     object new_of(object kind, object nothing)
     Py_ssize_t references_of(void *who)
+    Py_ssize_t next_filled(list things, Py_ssize_t place)
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object)

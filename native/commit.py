@@ -26,7 +26,7 @@ def seal_usual(draft: Draft, free: FreeList, live: list, room: cython.Py_ssize_t
     free.release(changes.freed, changes.birth, live)
     main.dirty_pages()
     pages: cython.Py_ssize_t = PyList_GET_SIZE(main._order)
-    if len(free) > room or pages > free.ready_pages and draft.meta.free.depth:
+    if pages > free.ready_pages and draft.meta.free.depth or free.runs_after(pages) > room:
         return None
     numbers: list = []
     end: cython.longlong = draft.page_count

@@ -232,6 +232,20 @@ class FreeList:
         runs.drop(done)
         return taken
 
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def runs_after(self, pages: cython.longlong) -> cython.Py_ssize_t:
+        """How many runs there will be when `take` has taken so many pages. O(n log n)."""
+        if self._sorted.count:
+            self.sort_in()  # as `take` does
+        runs: Runs = self._sorted if self._sorted.count else self._fresh
+        sort_runs(self._fresh.at, self._fresh.count)
+        done: cython.Py_ssize_t = 0
+        while done < runs.count and pages >= cython.cast(cython.longlong, runs.at[done].length):
+            pages -= runs.at[done].length
+            done += 1
+        return self._sorted.count + self._fresh.count + self.held_runs - done
+
     def take_run(self, pages: cython.longlong):
         """The start of a ready run of `pages` pages, best fit; None if there is none. O(n)."""
         if pages == 1:

@@ -224,6 +224,24 @@ class GateState:
             self.go_out()
         return found
 
+    def live(self, sealed: list) -> list:
+        """What a freed page must wait for, ascending (P6); in the order of looking that the plain form explains."""
+        sharing = self._sharing
+        if sealed or self._left or not isinstance(sharing, SharingState) or not self.come_in():
+            return PlainGate.live(self, sealed)
+        snapshot: Snapshot = self.newest
+        try:
+            found: set = {cython.cast(Snapshot, other).transaction for other in self._used}
+            found.add(snapshot.transaction)
+        finally:
+            self.go_out()
+        if not cython.cast(SharingState, sharing).alone():
+            return PlainGate.live(self, sealed)
+        durable = sharing.durable
+        if durable is not None:
+            found.add(durable[0])
+        return sorted(found)
+
     def publish(self, meta, raw: bytes, space: Space) -> None:
         """Let the readers that begin from now on, in every process, see `meta`, whose page is `raw`."""
         words: cython.pointer[u64] = self._words

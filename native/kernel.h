@@ -145,6 +145,16 @@ static inline PyObject *new_of(PyObject *kind, PyObject *nothing)
     return ((PyTypeObject *)kind)->tp_new((PyTypeObject *)kind, nothing, NULL);
 }
 
+/* The place of the next thing in a list, from one place on, that is not None; -1 if there is none. */
+static inline Py_ssize_t next_filled(PyObject *list, Py_ssize_t place)
+{
+    Py_ssize_t end = PyList_GET_SIZE(list);
+    for (; place < end; place++)
+        if (PyList_GET_ITEM(list, place) != Py_None)
+            return place;
+    return -1;
+}
+
 /* 0: it is dying, and its finalizer has not been called yet. */
 static inline Py_ssize_t references_of(void *who) { return Py_REFCNT((PyObject *)who); }
 

@@ -202,10 +202,12 @@ class Writer(Editor):
     @cython.exceptval(-1, check=False)
     def gather(self, page: Page) -> cython.int:
         """Note the dirty pages from `page` down, children before parents."""
+        index: cython.Py_ssize_t
         if page.level:
-            for kid in page.kids:
-                if kid is not None:
-                    self.gather(kid)
+            index = next_filled(page.kids, 0)
+            while index >= 0:
+                self.gather(page.kids[index])
+                index = next_filled(page.kids, index + 1)
         self._order.append(page)
         return 0
 
@@ -224,15 +226,16 @@ class Writer(Editor):
         self._order = []
         page: Page
         kid: Page
-        index: cython.int
+        index: cython.Py_ssize_t
         branches: list = [next(numbers) for page in order if cython.cast(Page, page).level]
         birth: u64 = self.changes.birth
         for page in order:
             if page.level:
-                for index in range(page.cells):
+                index = next_filled(page.kids, 0)
+                while index >= 0:
                     kid = page.kids[index]
-                    if kid is not None:
-                        page.refer(index, cython.address(kid.sealed))
+                    page.refer(index, cython.address(kid.sealed))
+                    index = next_filled(page.kids, index + 1)
                 number = branches.pop()
             else:
                 if self.large:

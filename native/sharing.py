@@ -94,13 +94,17 @@ class SharingState:
             return
         store_release(words + WORD_BUSY, 1 if value else 0)
 
-    def others(self):
-        """The snapshots that other live processes use."""
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def alone(self) -> cython.bint:
+        """Whether nobody has blocks but we."""
         own: u64 = len(self._blocks)  # first: another thread may just be claiming one more
         words: cython.pointer[u64] = self.at()
-        if words == cython.NULL or load_acquire(words + WORD_USED) > own:
-            return PlainFileSharing.others(self)
-        return []
+        return words != cython.NULL and load_acquire(words + WORD_USED) <= own
+
+    def others(self):
+        """The snapshots that other live processes use."""
+        return [] if self.alone() else PlainFileSharing.others(self)
 
     def contended(self):
         """True if another process waits to write."""
