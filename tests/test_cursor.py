@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -11,9 +12,10 @@ from kernel import Kernel, database, far_items, met, numbered
 from sortedcontainers import SortedDict
 
 import cowdb
-from cowdb.cursor import ITEMS, KEYS, VALUES, Cursor, after_prefix
-from cowdb.errors import ClosedError, KeySizeError, ReadOnlyError
+from cowdb.cursor import ITEMS, KEYS, VALUES, Cursor, _clean_leaves, after_prefix
+from cowdb.errors import ClosedError, CorruptionError, KeySizeError, ReadOnlyError
 from cowdb.kernel import scan
+from cowdb.page import Page
 from cowdb.testing import MemoryDisk
 
 
@@ -75,6 +77,35 @@ def test_scans_over_edges_of_branches():
                 low, high = items[first][0], items[last][0]
                 assert list(scan(tree, ITEMS, low, high)) == items[first:last]
                 assert list(scan(tree, ITEMS, low, high, reverse=True)) == items[first:last][::-1]
+
+
+def test_scans_through_branches_that_were_visited_often():
+    """Such branches are kept unpacked; nothing else may come out."""
+    items = far_items(120)
+    kernel = Kernel()
+    kernel.put(items)
+    tree = kernel.reader()
+    for turn in range(40):
+        low, high = items[turn][0], items[-1 - turn][0]
+        assert list(scan(tree, ITEMS, None, None)) == items
+        assert list(scan(tree, ITEMS, low, high)) == items[turn : -1 - turn]
+        assert (
+            list(scan(tree, ITEMS, low + b"\0", high + b"\0", reverse=True))
+            == items[turn + 1 : len(items) - turn][::-1]
+        )
+        assert list(scan(tree, KEYS, None, low, reverse=True)) == [key for key, _ in items[:turn]][::-1]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("separator", [b"k", b"kk"])
+def test_separators_that_lead_round_and_round_are_damage(reverse, separator):
+    leaf = Page.build_leaf([(b"k", 1, b"v")], 4096)
+    found = leaf, *((None, separator) if not reverse else (separator, None))
+    tree = SimpleNamespace(
+        open_space=lambda: SimpleNamespace(pages=1000), leaf_at=lambda _: found, leaf_before=lambda _: found
+    )
+    with pytest.raises(CorruptionError, match="do not rise"):
+        list(_clean_leaves(tree, None, None, reverse=reverse))
 
 
 def test_scans_give_overflow_values():

@@ -23,6 +23,7 @@ from crashing import judge, opened, vanish
 
 import cowdb
 from cowdb import database as database_module
+from cowdb import group as group_module
 from cowdb import meta as meta_page
 from cowdb.errors import PoisonedError
 from cowdb.stats import Counters
@@ -149,6 +150,46 @@ def everything(db):
 
 
 # ---------------------------------------------------------------- flushes are shared
+
+
+def test_who_waits_for_the_next_flush_is_not_woken_by_this_one(db, brake, monkeypatch):
+    """One of them is, who leads; the others would look in vain and sleep again."""
+    monkeypatch.setattr(group_module, "_LOOK_AGAIN", 10 * PATIENCE)
+    group = pager_of(db).group
+    looks = []
+    real = group._lead_or_wait
+    monkeypatch.setattr(group, "_lead_or_wait", lambda *arguments: looks.append(1) or real(*arguments))
+    leader = held(db, brake)
+    others = []
+    for number in range(5):
+        others.append(putting(db, b"%d" % number))
+        waiting(db, number + 1)
+    until(lambda: len(group._asleep) == 5)
+    brake.step()
+    leader.outcome()
+    brake.wait()  # in the flush of the five
+    assert len(group._asleep) == 4
+    brake.release()
+    for job in others:
+        job.outcome()
+    assert len(looks) == 1 + 5 + 1
+    assert not group._asleep
+
+
+def test_who_is_woken_by_nobody_looks_by_himself(db, brake, monkeypatch):
+    group = pager_of(db).group
+    leader = held(db, brake)
+    others = []
+    for number in range(5):
+        others.append(putting(db, b"%d" % number))
+        waiting(db, number + 1)
+    until(lambda: len(group._asleep) == 5)
+    monkeypatch.setattr(group, "_wake", lambda: None)
+    brake.release()
+    for job in (leader, *others):
+        job.outcome()
+    assert not group._asleep, "who wakes by himself must not be called later"
+    assert everything(db).keys() >= {b"%d" % number for number in range(5)}
 
 
 @pytest.mark.guarantee

@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel import far_items
 
-from cowdb import cursor, freelist, kernel, meta, page, path, space, tree, writer
+from cowdb import bytelocks, cursor, freelist, kernel, meta, page, path, sharing, space, tree, writer
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
-from cowdb.errors import ClosedError, CorruptionError, Error, KeyNotFoundError, KeySizeError
+from cowdb.errors import ClosedError, CorruptionError, Error, KeyNotFoundError, KeySizeError, LockTimeoutError
 from cowdb.sealed import Sealed
 from cowdb.space import FORKED
 
@@ -573,6 +573,107 @@ def test_the_meta_pages_are_the_same(page_size):
         tree = state.main._replace(root=state.main.root._replace(**{field: value}))
         with pytest.raises(OverflowError):
             native.encode(state._replace(main=tree), 0)
+
+
+def sharing_of(form, path, made=None, **options):
+    """One user of the file, in that form."""
+    kind = native.FileSharing if form == "compiled" else sharing.FileSharing
+    state = meta.Meta(4096, bytes(16), 5, 5, 9, 0, *[fmt.EMPTY_TREE] * 3, b"")
+    return kind(str(path), read_only=False, mode=0o600, timeout=0.1, make=lambda: made or state, **options)
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """Two users of a file, the second one of the compiled form; let go at the end."""
+    (tmp_path / "f").write_bytes(b"")
+    users = [sharing_of(form, tmp_path / "f") for form in ("plain", "compiled")]
+    yield users
+    for user in users:
+        user.let_go()
+
+
+def test_shared_words_are_the_same_to_both_forms(shared):
+    plain, compiled = shared
+    for value in ((7, 0), (8, 1), (fmt.MAX_U48, 1), None):
+        compiled.durable = value
+        assert plain.durable == compiled.durable == value
+        plain.durable = value
+        assert compiled.durable == value
+    for value in (True, False, 1, 0):
+        compiled.busy = value
+        assert plain.busy is compiled.busy is bool(value)
+    assert plain.published == compiled.published == 5 << 1 | plain.published & 1
+    pin = plain.pin(3, 4)
+    assert [found.transaction for found in compiled.others()] == [3]
+    plain.unpin(pin)
+    assert compiled.others() == []
+    for wrong in (5, "ab", (1,), (-1, 0), (1 << 70, 1)):
+        with pytest.raises((TypeError, ValueError, OverflowError, IndexError)):
+            compiled.durable = wrong
+
+
+def test_the_turn_of_one_form_keeps_the_other_out(shared):
+    for one, other in (shared, shared[::-1]):
+        one.lock_writer(None)
+        assert other.words.writer == os.getpid()
+        assert not other._locks.try_lock(bytelocks.WRITER, count=2)
+        with pytest.raises(LockTimeoutError, match="writer lock"):
+            other.lock_writer(0.05)
+        assert not one.contended()
+        one.unlock_writer()
+        one.unlock_writer()  # harmless when repeated
+        assert other.words.writer == 0
+    other.words.waiting = True  # somebody is said to wait, who has died
+    one.lock_writer(1.0)
+    assert not one.words.waiting
+    one.unlock_writer()
+
+
+def test_words_that_are_no_plain_memory_are_left_to_the_plain_form(shared, monkeypatch):
+    plain, compiled = shared
+    plain.durable = (9, 1)
+
+    class Words:
+        """Memory that notices who looks."""
+
+        def __init__(self, words):
+            self.words, self.looks = words, 0
+
+        def __getitem__(self, place):
+            self.looks += 1
+            return self.words[place]
+
+        def __setitem__(self, place, value):
+            self.words[place] = value
+
+    watched = Words(compiled.words._words)
+    monkeypatch.setattr(compiled.words, "_words", watched)
+    assert compiled.durable == (9, 1)
+    assert not compiled.contended()
+    compiled.busy = True
+    assert watched.looks >= 2
+    assert plain.busy
+
+
+def test_shared_words_that_were_let_go_are_not_looked_at_through_old_pointers(shared):
+    _, compiled = shared
+    compiled.durable = (9, 1)
+    compiled.let_go()
+    assert compiled.durable == (9, 1), "a copy is kept"
+    compiled.durable = (10, 0)
+    assert compiled.durable == (10, 0)
+    compiled.words.unmap()
+    with pytest.raises(IndexError):
+        compiled.durable  # noqa: B018 - it looks
+
+
+def test_record_locks_are_left_to_the_plain_form(tmp_path):
+    (tmp_path / "g").write_bytes(b"")
+    user = sharing_of("compiled", tmp_path / "g", locks_type=bytelocks.RecordLocks)
+    user.lock_writer(None)
+    assert user.words.writer == os.getpid()
+    user.unlock_writer()
+    user.let_go()
 
 
 def test_the_garbage_collector_lets_no_buffer_go_before_its_time(capfd):

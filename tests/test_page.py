@@ -416,6 +416,35 @@ def test_a_count_that_makes_no_sense_is_not_sealed(count):
         page.seal(2, 2)
 
 
+@given(st.data())
+def test_entries_taken_apart_many_at_once_are_those_taken_apart_one_by_one(data):
+    """Cells of one shape go through one struct; the others do not."""
+    shapes = data.draw(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3)), min_size=1, max_size=2))
+    count = data.draw(st.integers(1, 40))
+    keys, entries = [], []
+    for number in range(count):
+        length, size = data.draw(st.sampled_from(shapes))
+        keys.append(b"prefix%03d" % number + b"k" * length)
+        entries.append((keys[-1], size, b"v" * size))
+    page = Page.build_leaf(entries, SIZE)
+    first = data.draw(st.integers(0, count))
+    last = data.draw(st.integers(first, count))
+    wanted = [(key, value) for key, _, value in entries[first:last]]
+    assert page.items(first, last, SIZE, bytes) == wanted
+    assert page.keys(first, last, SIZE) == [key for key, _ in wanted]
+
+
+@pytest.mark.parametrize("place", [0, 1, 5, 6, 11])
+def test_one_cell_of_another_shape_among_many(place):
+    entries = [(b"%02d" % number, 4, b"same") for number in range(12)]
+    entries[place] = (b"%02d" % place, 5, b"other")
+    assert Page.build_leaf(entries, SIZE).items(0, 12, SIZE, bytes) == [(key, value) for key, _, value in entries]
+    entries[place] = (b"%02d" % place, fmt.OVERFLOW << fmt.LENGTH_BITS | 22, bytes(22))
+    found = Page.build_leaf(entries, SIZE).items(0, 12, SIZE, lambda reference: reference + b"fetched")
+    assert found[place] == (b"%02d" % place, bytes(22) + b"fetched")
+    assert [value for _, value in found].count(b"same") == 11
+
+
 # ---------------------------------------------------------------- forged cells
 
 
@@ -443,6 +472,17 @@ def forged(cell_offset, *, level=0, suffix_length=0):
 def test_a_cell_outside_of_its_leaf_is_a_typed_error(offset, call):
     with pytest.raises(CorruptionError, match="page 17"):
         call(forged(offset))
+
+
+@pytest.mark.parametrize("offset", [SIZE, SIZE - 1, 65535])
+@pytest.mark.parametrize("place", [0, 7, 19])
+def test_a_cell_outside_among_many_of_one_shape_is_a_typed_error(offset, place):
+    page = leaf([b"%02d" % number for number in range(20)])
+    page.seal(17, 1)
+    slot = page.words[page.start + place]
+    page.words[page.start + place] = slot >> 32 << 32 | offset << 16 | slot & 0xFFFF
+    with pytest.raises(CorruptionError, match="page 17"):
+        page.items(0, 20, SIZE, bytes)
 
 
 def test_a_cell_that_ends_outside_of_its_leaf_is_a_typed_error():
