@@ -101,11 +101,16 @@ def test_scans_through_branches_that_were_visited_often():
 def test_separators_that_lead_round_and_round_are_damage(reverse, separator):
     leaf = Page.build_leaf([(b"k", 1, b"v")], 4096)
     found = leaf, *((None, separator) if not reverse else (separator, None))
-    tree = SimpleNamespace(
-        open_space=lambda: SimpleNamespace(pages=1000), leaf_at=lambda _: found, leaf_before=lambda _: found
-    )
+    looks = []
+
+    def look(key):
+        looks.append(key)
+        return found
+
+    tree = SimpleNamespace(open_space=lambda: SimpleNamespace(pages=1000), leaf_at=look, leaf_before=look)
     with pytest.raises(CorruptionError, match="do not rise"):
         list(_clean_leaves(tree, None, None, reverse=reverse))
+    assert len(looks) == 2, "it is found out at once"
 
 
 def test_scans_give_overflow_values():
