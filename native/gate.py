@@ -121,14 +121,12 @@ class GateState:
     @property
     def current(self):
         """The newest published snapshot."""
-        snapshot: Snapshot
+        snapshot: Snapshot = None
         if self.come_in():
-            snapshot = self.newest
-            if load_acquire(self._words + PUBLISHED) == snapshot.word:
-                self.go_out()
-                return snapshot
+            if self._words != cython.NULL and load_acquire(self._words + PUBLISHED) == self.newest.word:
+                snapshot = self.newest
             self.go_out()
-        return PLAIN_CURRENT(self)
+        return PLAIN_CURRENT(self) if snapshot is None else snapshot
 
     def begin(self):
         """Use the newest snapshot. O(1), no system call. `ClosedError` if the gate is shut."""
