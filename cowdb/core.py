@@ -125,10 +125,11 @@ def _close_all_idle() -> None:
 class Core:
     """What all handles of one file in this process share."""
 
-    def __init__(self, key: tuple[int, ...], storage: Storage, pager: Pager) -> None:
+    def __init__(self, key: tuple[int, ...], identity: tuple[int, int], storage: Storage, pager: Pager) -> None:
+        """`key` is what the core is found by, `identity` device and inode of the file."""
         self.key = key
         self.storage = storage
-        self.identity = storage.identity()
+        self.identity = identity
         self.pager = pager
         self.handles: set[object] = set()  # what stands for each handle
         self.naming = threading.RLock()  # see `reading.Keeper`

@@ -594,7 +594,8 @@ def _open_inside(
             mode=options["mode"],
             image=lambda: empty_image(options["page_size"], database_id or secrets.token_bytes(16), clock()),
         )
-        key = storage.identity() if real else (id(disk), *storage.identity())
+        identity = storage.identity()
+        key = identity if real else (id(disk), *identity)
         core = shared.cores.get(key)
         if core is not None:
             core.handles.add(handle)
@@ -618,7 +619,7 @@ def _open_inside(
             pager = Pager(
                 storage, sharing, verify=options["verify"], max_size=options["max_size"], clock=clock, **tuning
             )
-            made = Core(key, storage, pager)
+            made = Core(key, identity, storage, pager)
             made.handles.add(handle)
             database = Database(made, target, options, handle)
             shared.cores[key] = core = made  # in this order: only what is there can be left
