@@ -441,6 +441,7 @@ class Database(Handle[Core, Transaction]):
                 writer is threading.current_thread() or writer is None or not writer.is_alive()
             ):
                 transaction.abort()
+            del transaction  # who has forgotten his, ends it only when nobody holds it
         if self._writing is not None:
             # Another thread is writing: it may finish.
             turn = Turn()

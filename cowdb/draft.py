@@ -175,6 +175,7 @@ class Draft:
             Reader.close(writer)  # not the main tree's own close, which ends the whole transaction
         self.closed = True
         self._main = self._transaction = None
+        self.space = None  # type: ignore[assignment]  # nobody looks any more, and the mapping may go
         self.changes.spill = _ended
 
 

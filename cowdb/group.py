@@ -77,7 +77,9 @@ class Group:
 
     def idle(self) -> bool:
         """Whether nobody is on his way any more: what waits for a flush after a failure waits in vain."""
-        return not self.in_flight and (not self.pending or self._poison.reason is not None)
+        if self.in_flight or (self.pending and self._poison.reason is None):
+            return False
+        return not self.in_flight  # once more: without the interpreter's lock, a leader may have taken them in between
 
     def wait_for(self, member: Member, publish: Publish) -> None:
         """Return when `member` is durable and published (I9); `publish` for all who wait, if nobody does."""

@@ -510,20 +510,23 @@ class Pager:
 
         Never below what a live snapshot may use: each is bounded by its own page count.
         """
-        if not self.extent.worth_cutting(self.gate.current.meta.page_count) or self.words.durable is None:
+        latest = self.gate.latest
+        if latest.word != self.words.published:
+            return  # another process has written since; who is a finalizer must not wait to hear what
+        if not self.extent.worth_cutting(latest.meta.page_count) or self.words.durable is None:
             return
-        wanted = max(self._durable_pages, self._pages_in_use())
+        snapshots = self.gate.snapshots_now()
+        if snapshots is None:
+            return  # perhaps it is this very thread that is inside the gate
+        wanted = max(self._durable_pages, self._pages_in_use(snapshots))
         wanted += max(LEAST_GROWTH, wanted // 8)
         if self.extent.worth_cutting(wanted):
-            self._cut_to(wanted)
+            self.extent.cut(wanted, [snapshot.space for snapshot in snapshots])
 
-    def _pages_in_use(self) -> int:
-        """The page count that no live snapshot, here or in another process, exceeds."""
-        own = max(snapshot.meta.page_count for snapshot in self.gate.snapshots())
+    def _pages_in_use(self, snapshots: list[Snapshot]) -> int:
+        """The page count that no live snapshot exceeds: one of these, or in another process."""
+        own = max(snapshot.meta.page_count for snapshot in snapshots)
         return max([own, *(pin.page_count for pin in self.words.others())])
-
-    def _cut_to(self, pages: int) -> None:
-        self.extent.cut(pages, [snapshot.space for snapshot in self.gate.snapshots()])
 
     def spill(self, draft: Draft) -> None:
         """Write the dirty pages of `draft` early; its trees go on from the written pages."""
@@ -615,10 +618,11 @@ class Pager:
         meta = self.meta
         if meta.durable == meta.transaction:
             return
-        pages = self._pages_in_use()
+        snapshots = self.gate.snapshots()
+        pages = self._pages_in_use(snapshots)
         pages = max(pages, min(self.extent.backed, pages + spare_pages(pages)))
         if pages < self.extent.pages:
-            self._cut_to(pages)
+            self.extent.cut(pages, [snapshot.space for snapshot in snapshots])
         slot = 1 - durable[1]
         clean = meta.with_durable(meta.transaction)
         self._write_meta(slot, encode(clean, slot), NOTHING_LOST)

@@ -143,7 +143,12 @@ class Gate:
 
     def hold(self, held: list[Snapshot]) -> None:
         """Begin, and put the snapshot into `held`: in one step, for whoever interrupts."""
-        held.append(self.begin())
+        snapshot = self.begin()
+        try:
+            held.append(snapshot)
+        except MemoryError:
+            self.leave(snapshot)
+            raise
 
     def drop(self, held: list[Snapshot]) -> None:
         """Stop using what is in `held`, which is empty then. Waits for no lock, so a finalizer may call it."""
@@ -268,6 +273,22 @@ class Gate:
         if self._left:
             self._settle()
         return sorted(live, key=_transaction) if len(live) > 1 else list(live)
+
+    def snapshots_now(self) -> list[Snapshot] | None:
+        """The same, in any order; None if somebody is inside the gate. Waits for no lock: a finalizer may call it."""
+        mine = False
+        found = None
+        try:
+            for mine in self._tries:  # noqa: B007 - it is looked at behind it
+                break
+            if mine:
+                found = [*self._used, self._current]
+        finally:
+            if mine:
+                self._lock.release()
+        if self._left:
+            self._settle()
+        return found
 
     def transactions(self) -> list[int]:
         """The transactions of the live snapshots, perhaps one of them twice. O(live)."""

@@ -113,6 +113,7 @@ class Reader:
         """Let go of the file; later uses raise `ClosedError`."""
         self.space = None
         self.page = None
+        self._pin = None
 
     def open_space(self) -> Space:
         """The mapping to look into; raises `ClosedError` after `close`."""

@@ -49,6 +49,7 @@ cdef extern from "kernel.h" nogil:
     int NO_SUCH_CALL "ENOSYS"
     int INTERRUPTED_CALL "EINTR"
     int NO_ENTRY "ENOENT"
+    int IO_ERROR "EIO"
     int NO_DIRECTORY "ENOTDIR"
     # A page that has its number, and where it lies in memory.
     ctypedef struct SealedPage:

@@ -155,6 +155,7 @@ class Draft:
         self.closed = True
         self._main = None
         self._transaction = None
+        self.space = None
         self.changes.spill = ended
 
 

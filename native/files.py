@@ -38,7 +38,7 @@ def descriptor_of(storage) -> cython.int:
 @cython.cfunc
 @cython.exceptval(-1, check=False)
 def write_all(
-    fd: cython.int, pages: cython.pointer[SealedPage], count: cython.Py_ssize_t, size: cython.size_t
+    storage, fd: cython.int, pages: cython.pointer[SealedPage], count: cython.Py_ssize_t, size: cython.size_t
 ) -> cython.int:
     """Write pages of `size` bytes, neighbours together, and answer signals in between."""
     done: cython.size_t = 0
@@ -57,6 +57,8 @@ def write_all(
         call_took(took)
         if error == 0:
             return 0
+        if error < 0:
+            raise OSError(IO_ERROR, "a write made no progress", storage.path)
         if error != INTERRUPTED_CALL:
             raise OSError(error, os.strerror(error))
         PyErr_CheckSignals()
@@ -70,7 +72,7 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t):
     pages: SealedPage[64]
     fd: cython.int = descriptor_of(storage)
     index: cython.Py_ssize_t
-    if fd < 0 or not 0 < count <= SEALED_LIMIT:
+    if fd < 0 or not 0 < count <= SEALED_LIMIT or count * size > plain_storage.WRITE_LIMIT:
         return plain_sealed.write_sealed(storage, sealed, size)
     for index in range(count):
         part = parts[index]
@@ -78,7 +80,7 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t):
             return plain_sealed.write_sealed(storage, sealed, size)
         pages[index].number = numbers[index]
         pages[index].at = cython.cast(Frame, part).at
-    write_all(fd, pages, count, size)
+    write_all(storage, fd, pages, count, size)
     return count
 
 
@@ -92,7 +94,7 @@ def write_page(storage, number: u64, raw: bytes) -> None:
         return
     page.number = number
     page.at = bytes_at(raw)
-    write_all(fd, cython.address(page), 1, size)
+    write_all(storage, fd, cython.address(page), 1, size)
 
 
 def leads_to(path: str, identity: tuple) -> bool:

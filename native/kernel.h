@@ -271,7 +271,7 @@ typedef struct { uint64_t number; unsigned char *at; } SealedPage;
 #define COWDB_SYSTEM_CALLS 1
 
 /* Write the pages from byte `*done` of all their bytes on, in the order of their numbers, neighbours in one call.
- * 0, or what errno says; EINTR: a signal is to be answered, then go on. */
+ * 0, or what errno says; EINTR: a signal is to be answered, then go on; -1: it made no progress. */
 static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t size, size_t *done)
 {
     if (!*done)
@@ -296,7 +296,7 @@ static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t
         if (written < 0)
             return errno;
         if (!written)
-            return EIO; /* it made no progress */
+            return -1; /* it made no progress */
         *done += (size_t)written;
     }
     return 0;

@@ -86,6 +86,7 @@ class Reader:
         self._space = None
         self._abandoned = False
         self._page = None
+        self._pin = None
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)

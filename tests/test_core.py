@@ -429,3 +429,76 @@ def test_what_is_held_is_dropped_also_while_somebody_is_in_the_gate(database):
     assert gate.users() == 0
     gate.drop(held)
     assert gate.users() == 0
+
+
+@pytest.mark.filterwarnings("ignore:a write transaction was forgotten:ResourceWarning")
+def test_closing_does_not_keep_a_transaction_that_its_thread_forgets(database):
+    """The story: `close` waited for the end of a transaction that only its own frame still held."""
+    db = database()
+    begun, go = threading.Event(), threading.Event()
+
+    def forget():
+        transaction = db.write()
+        transaction[b"a"] = b"1"
+        begun.set()
+        go.wait(20)
+        del transaction
+
+    writer = threading.Thread(target=forget)
+    writer.start()
+    assert begun.wait(20)
+    closer = threading.Thread(target=db.close, daemon=True)
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive(), "a transaction of another thread is waited for"
+    go.set()
+    writer.join(20)
+    closer.join(20)
+    assert not closer.is_alive()
+    assert not core_module.cores
+
+
+@pytest.mark.filterwarnings("ignore:a write transaction was forgotten:ResourceWarning")
+def test_a_finalizer_that_could_cut_the_file_waits_for_nobody(database):
+    """The story: a forgotten transaction in a cycle was ended by the garbage collector while this thread was inside
+    the gate. There was much to cut off the file, and for that the gate was asked who reads.
+    """
+    db = database()
+    with db.write() as transaction:
+        transaction.update((b"%06d" % number, bytes(1000)) for number in range(3000))
+    with db.write() as transaction:
+        transaction.clear()
+    reader = db.read()  # the file is as long as its state says
+    for number in range(3):
+        db[b"a"] = b"%d" % number
+    pager = db._core.pager
+    assert pager.extent.worth_cutting(pager.meta.page_count), "else the test tests nothing"
+    forgotten = [db.write()]
+
+    def inside():
+        with pager.gate._lock:
+            forgotten.clear()
+        pager.gate._settle()
+
+    thread = threading.Thread(target=inside, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    reader.close()
+    size = pager.storage.size()
+    for number in range(3):
+        db[b"b"] = b"%d" % number
+    assert pager.storage.size() < size, "it is cut later"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")
+@pytest.mark.parametrize("durability", ["full", "lazy"])
+def test_a_write_transaction_that_has_ended_keeps_no_mapping(database, durability):
+    db = database()
+    with db.write(durability=durability) as writing:
+        writing[b"a"] = b"1"
+    path = db.path
+    db.close()
+    assert writing.closed
+    with open("/proc/self/maps") as maps:
+        assert path not in maps.read()

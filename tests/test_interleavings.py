@@ -377,7 +377,7 @@ def test_a_snapshot_that_is_open_keeps_the_file_under_every_schedule(two):
 def test_a_writer_that_cuts_without_a_look_at_the_pins_is_found(two, monkeypatch):
     """The seeded bug: the file is cut down to what this process itself needs."""
     pager = two.writer._core.pager
-    monkeypatch.setattr(pager, "_pages_in_use", lambda: pager.meta.page_count)
+    monkeypatch.setattr(pager, "_pages_in_use", lambda snapshots: pager.meta.page_count)
     prepare, write = large_and_small(two, set())
     broken, _ = explore(two, write, prepare=prepare)
     assert broken
