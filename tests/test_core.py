@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import signal
+import sysconfig
 import threading
 import warnings
 
@@ -492,6 +493,9 @@ def test_a_finalizer_that_could_cut_the_file_waits_for_nobody(database):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="there a tree keeps what another thread may look at"
+)
 @pytest.mark.parametrize("durability", ["full", "lazy"])
 def test_a_write_transaction_that_has_ended_keeps_no_mapping(database, durability):
     db = database()
