@@ -125,7 +125,7 @@ class _Readable(Mapping[bytes, bytes]):
     __hash__ = object.__hash__
 
     def _reader(self) -> Reader:
-        return self  # type: ignore[return-value]  # it is one, too
+        return cast("Reader", self)
 
     @overload
     def __getitem__(self, key: slice, /) -> ItemsView[bytes, bytes]: ...
