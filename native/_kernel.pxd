@@ -42,10 +42,7 @@ cdef extern from "kernel.h" nogil:
     int crc_hardware "cowdb_crc_hardware"
     int COWDB_SYSTEM_CALLS
     int COWDB_BYTE_LOCKS
-    bint keeps_lock()
-    u64 clock_now()
-    void call_took(u64 time)
-    int SEALED_LIMIT
+    enum: SEALED_LIMIT
     int NO_SUCH_CALL "ENOSYS"
     int INTERRUPTED_CALL "EINTR"
     int NO_ENTRY "ENOENT"
@@ -55,15 +52,16 @@ cdef extern from "kernel.h" nogil:
     ctypedef struct SealedPage:
         u64 number
         u8 *at
-    int write_sealed_pages(int fd, SealedPage *pages, Py_ssize_t count, size_t size, size_t *done)
-    int set_byte_lock(int fd, int release, long long start, long long length)
     u64 process_id()
-    int device_and_inode(const char *path, u64 *device, u64 *inode)
 
 cdef extern from "kernel.h":
     object new_of(object kind, object nothing)
     Py_ssize_t references_of(void *who)
     Py_ssize_t next_filled(list things, Py_ssize_t place)
+    # These let the interpreter's lock go by themselves, if it is to be let go.
+    int write_quickly(int fd, SealedPage *pages, Py_ssize_t count, size_t size, size_t *done)
+    int look_quickly(const char *path, u64 *device, u64 *inode)
+    int lock_quickly(int fd, int release, long long start, long long length)
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object)

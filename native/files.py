@@ -43,18 +43,8 @@ def write_all(
     """Write pages of `size` bytes, neighbours together, and answer signals in between."""
     done: cython.size_t = 0
     error: cython.int
-    began: u64
-    took: u64
     while True:
-        began = clock_now()
-        if keeps_lock():
-            error = write_sealed_pages(fd, pages, count, size, cython.address(done))
-            took = clock_now() - began
-        else:
-            with cython.nogil:
-                error = write_sealed_pages(fd, pages, count, size, cython.address(done))
-                took = clock_now() - began
-        call_took(took)
+        error = write_quickly(fd, pages, count, size, cython.address(done))
         if error == 0:
             return 0
         if error < 0:
@@ -69,7 +59,7 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t):
     numbers: list = sealed.numbers
     parts: list = sealed.parts
     count: cython.Py_ssize_t = PyList_GET_SIZE(parts)
-    pages: SealedPage[64]
+    pages: SealedPage[SEALED_LIMIT]
     fd: cython.int = descriptor_of(storage)
     index: cython.Py_ssize_t
     if fd < 0 or not 0 < count <= SEALED_LIMIT or count * size > plain_storage.WRITE_LIMIT:
@@ -108,18 +98,8 @@ def leads_to(path: str, identity: tuple) -> bool:
     device: u64 = 0
     inode: u64 = 0
     error: cython.int
-    began: u64
-    took: u64
     while True:
-        began = clock_now()
-        if keeps_lock():
-            error = device_and_inode(at, cython.address(device), cython.address(inode))
-            took = clock_now() - began
-        else:
-            with cython.nogil:
-                error = device_and_inode(at, cython.address(device), cython.address(inode))
-                took = clock_now() - began
-        call_took(took)
+        error = look_quickly(at, cython.address(device), cython.address(inode))
         if error != INTERRUPTED_CALL:
             break
         PyErr_CheckSignals()

@@ -26,7 +26,6 @@ from native.tree import *
 from cowdb import lockfile
 from cowdb.readers import Gate as PlainGate
 
-PUBLISHED = cython.declare(cython.int, 1)  # the place of the published word in the lock file
 PLAIN_CURRENT = cython.declare(object, PlainGate.current.fget)
 COPIES_AT = cython.declare(cython.Py_ssize_t, lockfile.COPIES_AT)
 COPY_SIZE = cython.declare(cython.Py_ssize_t, lockfile.COPY_SIZE)
@@ -123,7 +122,7 @@ class GateState:
         """The newest published snapshot."""
         snapshot: Snapshot = None
         if self.come_in():
-            if self._words != cython.NULL and load_acquire(self._words + PUBLISHED) == self.newest.word:
+            if self._words != cython.NULL and load_acquire(self._words + WORD_PUBLISHED) == self.newest.word:
                 snapshot = self.newest
             self.go_out()
         return PLAIN_CURRENT(self) if snapshot is None else snapshot
@@ -248,7 +247,7 @@ class GateState:
             PlainGate.publish(self, meta, raw, space)
             return
         # As `cowdb.lockfile` does it: the copy that nobody looks at, a fence, the word.
-        copy: u64 = 1 - (load_acquire(words + PUBLISHED) & 1)
+        copy: u64 = 1 - (load_acquire(words + WORD_PUBLISHED) & 1)
         snapshot: Snapshot = Snapshot(meta, space, 0)
         snapshot.word = snapshot.transaction << 1 | copy
         if not self.come_in():
@@ -256,7 +255,7 @@ class GateState:
             return
         memcpy(cython.cast(Bytes, words) + COPIES_AT + copy * COPY_SIZE, bytes_at(raw), length)
         fence()
-        store_release(words + PUBLISHED, snapshot.word)
+        store_release(words + WORD_PUBLISHED, snapshot.word)
         fence()
         before: Snapshot  # its end may unmap the file, which lets other threads in: not while inside
         with cython.critical_section(self):
@@ -330,7 +329,7 @@ class GateState:
     @cython.exceptval(check=False)
     def count_in(self, snapshot: Snapshot) -> cython.bint:
         words: cython.pointer[u64] = self._words
-        if self._shut or words == cython.NULL or load_acquire(words + PUBLISHED) != snapshot.word:
+        if self._shut or words == cython.NULL or load_acquire(words + WORD_PUBLISHED) != snapshot.word:
             return False
         if not snapshot.users and not self.say(snapshot):
             return False
@@ -361,7 +360,7 @@ class GateState:
         store_release(words + place + 1, snapshot.page_count)
         store_release(words + place, snapshot.transaction)
         fence()
-        if load_acquire(words + PUBLISHED) == snapshot.word:
+        if load_acquire(words + WORD_PUBLISHED) == snapshot.word:
             return True
         self.unsay(snapshot)
         return False

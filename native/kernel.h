@@ -239,25 +239,40 @@ static void offer_block(Block *block)
 #define COWDB_QUICK 2000000 /* nanoseconds; Python lets another thread wait for up to 5,000,000 */
 #define COWDB_CAUTION 50    /* quick calls until the lock is kept again */
 #ifdef Py_GIL_DISABLED
-static inline int keeps_lock(void) { return 0; }
-static inline uint64_t clock_now(void) { return 0; }
-static inline void call_took(uint64_t time) { (void)time; }
+#define COWDB_QUICKLY(error, call) \
+    do { Py_BEGIN_ALLOW_THREADS error = call; Py_END_ALLOW_THREADS } while (0)
 #else
 static int cowdb_caution = 0; /* looked at with the lock held */
-static inline int keeps_lock(void) { return !cowdb_caution; }
-static inline uint64_t clock_now(void)
+
+static uint64_t clock_now(void)
 {
     struct timespec now;
     timespec_get(&now, TIME_UTC);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
-static inline void call_took(uint64_t time)
+
+static void call_took(uint64_t time)
 {
     if (time > COWDB_QUICK) /* it seems so, too, if somebody has set the clock back */
         cowdb_caution = COWDB_CAUTION;
     else if (cowdb_caution)
         cowdb_caution--;
 }
+
+#define COWDB_QUICKLY(error, call) \
+    do { \
+        uint64_t took, began = clock_now(); \
+        if (!cowdb_caution) { \
+            error = call; \
+            took = clock_now() - began; \
+        } else { \
+            Py_BEGIN_ALLOW_THREADS \
+            error = call; \
+            took = clock_now() - began; \
+            Py_END_ALLOW_THREADS \
+        } \
+        call_took(took); \
+    } while (0)
 #endif
 
 /* A page that has its number, and where it lies in memory. */
@@ -352,6 +367,26 @@ static int set_byte_lock(int fd, int release, long long start, long long length)
     return ENOSYS;
 }
 #endif
+
+/* The same three, with the interpreter's lock kept or let go. */
+static int write_quickly(int fd, SealedPage *pages, ptrdiff_t count, size_t size, size_t *done)
+{
+    int error;
+    COWDB_QUICKLY(error, write_sealed_pages(fd, pages, count, size, done));
+    return error;
+}
+static int look_quickly(const char *path, uint64_t *device, uint64_t *inode)
+{
+    int error;
+    COWDB_QUICKLY(error, device_and_inode(path, device, inode));
+    return error;
+}
+static int lock_quickly(int fd, int release, long long start, long long length)
+{
+    int error;
+    COWDB_QUICKLY(error, set_byte_lock(fd, release, start, length));
+    return error;
+}
 
 /* ---------------------------------------------------------------- CRC-32C */
 

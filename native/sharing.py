@@ -120,18 +120,7 @@ class SharingState:
         if not COWDB_BYTE_LOCKS or type(self._locks) is not bytelocks.ByteLocks:
             return NO_SUCH_CALL
         fd: cython.int = self._locks._fd
-        error: cython.int
-        took: u64
-        began: u64 = clock_now()
-        if keeps_lock():
-            error = set_byte_lock(fd, release, WRITER_BYTE, WRITER_BYTES)
-            took = clock_now() - began
-        else:
-            with cython.nogil:
-                error = set_byte_lock(fd, release, WRITER_BYTE, WRITER_BYTES)
-                took = clock_now() - began
-        call_took(took)
-        return error
+        return lock_quickly(fd, release, WRITER_BYTE, WRITER_BYTES)
 
     def lock_writer(self, timeout):
         """Become the process that writes. One system call when nobody is in the way."""
