@@ -166,7 +166,7 @@ def test_many_trees():
 
 # ---------------------------------------------------------------- damage
 
-META = Meta(4096, bytes(16), 9, 9, 100, 0, fmt.EMPTY_TREE, fmt.EMPTY_TREE, fmt.EMPTY_TREE, ())
+META = Meta(4096, bytes(16), 9, 9, 100, 0, fmt.EMPTY_TREE, fmt.EMPTY_TREE, fmt.EMPTY_TREE, b"")
 
 
 def catalog_of(value):

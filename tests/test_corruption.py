@@ -51,7 +51,7 @@ def bomb():
         below = fmt.Reference(number, 1, min(CELLS * max(1, below.count), fmt.MAX_U48), checksum)
         pages.append(bytes(page))
     tree = fmt.Descriptor(below, LEVELS, 20, 20, 0)
-    meta = meta_page.Meta(SIZE, ID, 2, 2, LEVELS + 2, 0, tree, fmt.EMPTY_TREE, fmt.EMPTY_TREE, ())
+    meta = meta_page.Meta(SIZE, ID, 2, 2, LEVELS + 2, 0, tree, fmt.EMPTY_TREE, fmt.EMPTY_TREE, b"")
     return MemoryDisk({PATH: b"".join([meta_page.encode(meta, 0), meta_page.encode(meta, 1), *pages])})
 
 

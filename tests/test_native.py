@@ -623,6 +623,9 @@ def test_the_turn_of_one_form_keeps_the_other_out(shared):
         one.unlock_writer()
         one.unlock_writer()  # harmless when repeated
         assert other.words.writer == 0
+        other.lock_writer(0.05)
+        assert one.words.writer == os.getpid()
+        other.unlock_writer()
     other.words.waiting = True  # somebody is said to wait, who has died
     one.lock_writer(1.0)
     assert not one.words.waiting

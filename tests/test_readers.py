@@ -15,7 +15,7 @@ from cowdb.meta import Meta
 from cowdb.sharing import LocalSharing
 from cowdb.testing import MemoryDisk
 
-FIRST = Meta(4096, b"x" * 16, 1, 1, 2, 0, fmt.EMPTY_TREE, fmt.EMPTY_TREE, fmt.EMPTY_TREE, ())
+FIRST = Meta(4096, b"x" * 16, 1, 1, 2, 0, fmt.EMPTY_TREE, fmt.EMPTY_TREE, fmt.EMPTY_TREE, b"")
 
 
 class Gate(readers.Gate):
@@ -224,3 +224,27 @@ def test_what_a_finalizer_left_is_ended_without_python(tmp_path):
         del sharing.unpin
         assert gate.users() == 0
         assert len(sharing._free_pins) == free
+
+
+def test_what_a_freed_page_waits_for_in_a_file_that_processes_share(database):
+    """Readers, the published state, D and what is sealed (P6); the compiled gate looks for itself."""
+    db = database(durability="lazy")
+    db[b"a"] = b"1"
+    db.sync()
+    pager = db._core.pager
+    durable = pager.meta.transaction
+    assert pager.live() == [durable]
+    db[b"a"] = b"2"
+    with db.read() as reader:
+        for value in (b"3", b"4"):
+            db[b"a"] = value
+        published = pager.meta.transaction
+        assert pager.live() == [durable, reader.id, published]
+        assert pager.gate.live([published + 1]) == [durable, reader.id, published, published + 1]
+        assert pager.gate.live([]) == readers.Gate.live(pager.gate, [])
+    assert pager.live() == [durable, published]
+    pin = pager.words.pin(durable + 1, 2)  # as another reader would
+    assert pager.live() == [durable, published], "what this process says is known without the words"
+    pager.words.unpin(pin)
+    db.sync()
+    assert pager.live() == [published]
