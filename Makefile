@@ -27,7 +27,7 @@ demo: $(VENV)/stamp-run ## show what cowdb does: load, look up, snapshots, kill 
 
 # Coverage is of the plain kernel. What concerns the kernel is run again with the compiled one, if it could be built.
 TWICE := page space tree path cursor writer views freelist transaction catalog pager group recovery crash database core \
-    readers handle locks interrupts interleavings processes corruption machine
+    readers handle locks interrupts interleavings processes forks corruption machine
 
 .PHONY: test
 test: $(VENV)/stamp-test ## run the tests, with coverage

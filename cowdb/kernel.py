@@ -1,6 +1,7 @@
 """Which form of the page kernel is used: the plain one, or its compiled twin.
 
     page  space  path  tree  writer  cursor.scan  freelist  meta.encode  readers.Gate  reading  handle
+    draft  group  locks  sharing  sealed.write_sealed, write_page  storage.leads_to
                      |                                                       plain, always here
                      |
                   kernel  -------->  one form of all of them, for everything above

@@ -16,8 +16,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 from looping import ENTRIES, threads
+from opened import OPEN, OPEN_WITH_RECORD_LOCKS
 
 import cowdb
+from cowdb.bytelocks import ByteLocks
 
 # "ci" tries the same examples each time, so that a red run is red again; "dev" goes on looking for new ones.
 hypothesis.settings.register_profile(
@@ -125,3 +127,12 @@ def many_switches():
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture(params=["ByteLocks", "RecordLocks"])
+def opening(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The line that opens the database in a child; with record locks in both processes, or neither."""
+    if request.param == "ByteLocks":
+        return OPEN
+    monkeypatch.setattr(ByteLocks, "available", staticmethod(lambda: False))
+    return OPEN_WITH_RECORD_LOCKS

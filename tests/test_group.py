@@ -144,6 +144,16 @@ def held(db, brake, key=b"leader", value=b"v", **options):
     return job
 
 
+def held_with_followers(db, brake, count):
+    """The same, and `count` threads more that sleep until it has ended."""
+    jobs = [held(db, brake)]
+    for number in range(count):
+        jobs.append(putting(db, b"%d" % number))
+        waiting(db, number + 1)
+    until(lambda: len(pager_of(db).group._asleep) == count)
+    return jobs
+
+
 def everything(db):
     with db.read() as snapshot:
         return dict(snapshot.items())
@@ -159,12 +169,7 @@ def test_who_waits_for_the_next_flush_is_not_woken_by_this_one(db, brake, monkey
     looks = []
     real = group._lead_or_wait
     monkeypatch.setattr(group, "_lead_or_wait", lambda *arguments: looks.append(1) or real(*arguments))
-    leader = held(db, brake)
-    others = []
-    for number in range(5):
-        others.append(putting(db, b"%d" % number))
-        waiting(db, number + 1)
-    until(lambda: len(group._asleep) == 5)
+    leader, *others = held_with_followers(db, brake, 5)
     brake.step()
     leader.outcome()
     brake.wait()  # in the flush of the five
@@ -178,15 +183,10 @@ def test_who_waits_for_the_next_flush_is_not_woken_by_this_one(db, brake, monkey
 
 def test_who_is_woken_by_nobody_looks_by_himself(db, brake, monkeypatch):
     group = pager_of(db).group
-    leader = held(db, brake)
-    others = []
-    for number in range(5):
-        others.append(putting(db, b"%d" % number))
-        waiting(db, number + 1)
-    until(lambda: len(group._asleep) == 5)
+    jobs = held_with_followers(db, brake, 5)
     monkeypatch.setattr(group, "_wake", lambda: None)
     brake.release()
-    for job in (leader, *others):
+    for job in jobs:
         job.outcome()
     assert not group._asleep, "who wakes by himself must not be called later"
     assert everything(db).keys() >= {b"%d" % number for number in range(5)}
