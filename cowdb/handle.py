@@ -13,11 +13,10 @@ import weakref
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, cast, overload
 
 from cowdb.errors import ClosedError, KeyNotFoundError
-from cowdb.reading import Keeper, Reading
-from cowdb.tree import Reader
+from cowdb.reading import Keeper, Reading, main_tree
 
 if TYPE_CHECKING:
-    from cowdb.readers import Gate, Snapshot
+    from cowdb.readers import Gate
 
 __all__ = ["Handle"]
 
@@ -40,14 +39,6 @@ class Core(Keeper, Protocol):
         """Who has the gate."""
 
 
-def _main_tree(snapshot: Snapshot) -> Reader:
-    """What looks into the main tree of a snapshot that is used, for who asks once and needs no transaction."""
-    reader = snapshot.main
-    if reader is None:
-        reader = snapshot.main = Reader(snapshot.space, snapshot.meta.main)
-    return reader
-
-
 class Handle(Generic[_C, _R]):
     """Begins reads of the newest state, and knows which are open; safe to use from any thread."""
 
@@ -57,7 +48,8 @@ class Handle(Generic[_C, _R]):
         """`kind` of transaction is what `read` gives."""
         self._core = None  # until all is ready
         self._kind = kind
-        self._readings: weakref.WeakSet[_R] = weakref.WeakSet()
+        self._readings: set[weakref.ref[_R]] = set()
+        self._forget = self._readings.discard  # what a WeakSet does for each, without its call of Python
 
     def _live(self) -> _C:
         """The core; `ClosedError` if there is none any more."""
@@ -74,7 +66,7 @@ class Handle(Generic[_C, _R]):
         """The transactions of `read` that are open, or were a moment ago."""
         while True:
             try:
-                return list(self._readings)
+                return [found for known in list(self._readings) if (found := known()) is not None]
             except RuntimeError:  # another thread began or ended one meanwhile
                 continue
 
@@ -90,7 +82,7 @@ class Handle(Generic[_C, _R]):
         except BaseException:
             gate.leave(snapshot)
             raise
-        self._readings.add(transaction)
+        self._readings.add(weakref.ref(transaction, self._forget))
         if self._core is None:  # closed by another thread since we looked, perhaps too early to see this transaction
             transaction.close()
             raise self._refusal()
@@ -112,7 +104,7 @@ class Handle(Generic[_C, _R]):
         gate = self._live().pager.gate
         snapshot = gate.begin()
         try:
-            return _main_tree(snapshot).get(key, default)
+            return main_tree(snapshot).get(key, default)
         finally:
             gate.end(snapshot)
 
@@ -121,6 +113,6 @@ class Handle(Generic[_C, _R]):
         gate = self._live().pager.gate
         snapshot = gate.begin()
         try:
-            return key in _main_tree(snapshot)
+            return key in main_tree(snapshot)
         finally:
             gate.end(snapshot)

@@ -259,6 +259,11 @@ class Page:
 
     def payload(self, index: int) -> tuple[int, bytes]:
         """Kind and length, and payload, of leaf entry `index`."""
+        info, offset = self.place(index)
+        return info, bytes(self.data[offset : offset + (info & _LENGTH_MASK)])
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Kind and length of the payload of leaf entry `index`, and where it begins within `data`."""
         slot = self.words[self.start + index]
         offset = self.at + (slot >> 16 & 0xFFFF)
         data = self.data
@@ -266,8 +271,7 @@ class Page:
             info = data[offset] | data[offset + 1] << 8
         except IndexError:
             raise self._broken() from None
-        offset += _CELL_HEAD + (slot & 0xFFFF)
-        return info, bytes(data[offset : offset + (info & _LENGTH_MASK)])
+        return info, offset + _CELL_HEAD + (slot & 0xFFFF)
 
     def reference(self, index: int) -> int:
         """The packed reference of child `index`, as one integer."""

@@ -50,7 +50,7 @@ class Snapshot:
         self.space = space
         self.users = 0
         self.word = word  # what says in the shared words that this one is published
-        self.main = None  # looks into the main tree, for who asks once and needs no transaction; made when needed
+        self.main = None  # looks into the main tree, and is what transactions look at; made when needed
         self.pin = 0  # what tells other processes that it is used, while it is
 
 

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from cowdb.readers import Gate, Snapshot
     from cowdb.space import Space
 
-__all__ = ["Keeper", "Reading"]
+__all__ = ["Keeper", "Reading", "main_tree"]
+
+
+def main_tree(snapshot: Snapshot) -> Reader:
+    """What looks into the main tree of a snapshot that is used; made once for all who use it."""
+    reader = snapshot.main
+    if reader is None:
+        reader = snapshot.main = Reader(snapshot.space, snapshot.meta.main)
+    return reader
 
 
 class Keeper(Protocol):
@@ -43,7 +51,12 @@ class Reading(Reader):
     def __init__(self, snapshot: Snapshot, keeper: Keeper, gate: Gate) -> None:
         """`gate` is told once, when this ends, that `snapshot` has a user less."""
         self._gate: Gate | None = None  # until all is ready
-        Reader.__init__(self, snapshot.space, snapshot.meta.main)
+        main = main_tree(snapshot)
+        self.space = main.space
+        self.bits = main.bits
+        self.depth = main.depth
+        self.page = None
+        self._pin = None
         self._snapshot = snapshot
         self._keeper = keeper
         self._names: Reader | None = None  # looks into the catalog

@@ -9,7 +9,9 @@ of births, four bytes a page, is enough.
                 birth   0    0   41   17    0   42      0: not met yet
 
 Branches that are visited often are kept unpacked as well, by the whole reference
-that leads to them, so that one of them costs a lookup one binary search.
+that leads to them, so that one of them costs a lookup one binary search.  So are
+leaves that are visited very often within a short time, for whom it is one look
+into a dictionary.
 
 Only the low 32 bits of a birth are kept; transaction ids whose low 32 bits are
 zero are never given out, so that 0 can mean "not met".
@@ -30,9 +32,15 @@ BIRTH_MASK: Final = 0xFFFFFFFF
 _HEADER: Final = fmt.PAGE_HEADER.struct
 _VISITS: Final = 16
 _KEPT_CELLS: Final = 200_000
+LATELY: Final = 1024
+"""Leaves whose visits are counted, before the counting begins anew: who comes back later than that is not hot."""
+_KEPT_ENTRIES: Final = 65_536
 
 Branch = tuple[list[bytes], list[int]]
 """A branch unpacked: the separators, without the one of cell 0, and the packed references of the children."""
+
+Leaf = dict[bytes, tuple[int, int]]
+"""A leaf unpacked: for each key the kind and length of its payload, and where in the mapping it is."""
 
 
 class Space:
@@ -43,7 +51,10 @@ class Space:
     beyond the mapping (I10).
     """
 
-    __slots__ = ("_visits", "branches", "data", "page_size", "pages", "verified", "verify", "word_shift", "words")
+    __slots__ = (
+        "_visits", "branches", "data", "leaves", "page_size", "pages", "verified", "verify", "visits", "word_shift",
+        "words",
+    )  # fmt: skip
 
     def __init__(self, mapping: Any, page_size: int, *, verify: bool = True, before: Space | None = None) -> None:
         """`before` is the smaller mapping of the same file that this one follows. O(pages)."""
@@ -56,8 +67,11 @@ class Space:
         self.verified = array("I", bytes(4 * self.pages))
         self.branches: dict[int, Branch] = {}
         self._visits: dict[int, int] = {}
+        self.leaves: dict[int, Leaf] = {}
+        self.visits: dict[int, int] = {}  # to leaves, of late
         if before is not None:
             self.branches = before.branches
+            self.leaves = before.leaves
             shared = min(self.pages, before.pages)
             self.verified[:shared] = before.verified[:shared]
 
@@ -78,6 +92,28 @@ class Space:
             self.branches.clear()
             self._visits.clear()
         self.branches[bits] = [page.key(index) for index in range(1, cells)], list(map(page.reference, range(cells)))
+
+    def take_apart(self, bits: int, page: Any) -> None:
+        """Keep the leaf behind the packed reference `bits` unpacked. O(cells).
+
+        It takes as long as about half a lookup for each cell.  So who calls it after
+        as many visits as there are cells loses little if it was in vain.  What is
+        kept is bounded, by about `_KEPT_ENTRIES` times 250 bytes.
+        """
+        self.visits.pop(bits, None)
+        leaf: Leaf = {}
+        end = page.at + self.page_size
+        for index in range(page.cells):
+            try:
+                info, place = page.place(index)
+            except CorruptionError:
+                return  # who asks for that one is told
+            if place + (info & fmt.LENGTH_MASK) > end:
+                return
+            leaf[page.key(index)] = info, place
+        if (len(self.leaves) + 1) * page.cells > _KEPT_ENTRIES:
+            self.leaves.clear()
+        self.leaves[bits] = leaf
 
     def trust(self, written: list[int], birth: int) -> None:
         """The pages of these numbers were written by this process: they are met already."""

@@ -30,7 +30,7 @@ from cowdb import format as fmt
 from cowdb.errors import ClosedError, CorruptionError
 from cowdb.page import Page
 from cowdb.path import Path
-from cowdb.space import BIRTH_MASK, Space
+from cowdb.space import BIRTH_MASK, LATELY, Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,8 +210,8 @@ class Reader:
         """Kind and length of the entry of `key`, and where in the mapping its payload is; None if it is not there.
 
         Begins at the clean page behind `bits`.  O(log n).  This is the hot path
-        of every lookup: it goes through the branches that `Space` keeps unpacked, and
-        searches the leaf where it lies, without making a `Page`.
+        of every lookup: it goes through the branches and leaves that `Space` keeps
+        unpacked, and searches any other leaf where it lies, without making a `Page`.
         """
         space = self.space
         if space is None:
@@ -226,6 +226,9 @@ class Reader:
             else:
                 bits = branch[1][bisect_right(branch[0], key)]
             level -= 1
+        hot = space.leaves.get(bits)
+        if hot is not None:
+            return hot.get(key)
         data = space.data
         words = space.words
         number = bits & _MAX_U48
@@ -236,8 +239,17 @@ class Reader:
             lead = words[base]
             if lead >> 32 & 0xFFFF != _LEAF_KIND:
                 raise CorruptionError(number, "it is not a leaf")
+            cells = lead >> 48
+            visits = space.visits
+            seen = visits.get(bits, 0)
+            if seen < cells:
+                visits[bits] = seen + 1
+                if not seen and len(visits) > LATELY:
+                    visits.clear()
+            else:
+                space.take_apart(bits, Page(data, words, base << 3))
             start = base + _HEADER_WORDS
-            stop = start + (lead >> 48)
+            stop = start + cells
             length = words[base + 3] & 0xFFFF
             rest = key
             if length:

@@ -219,7 +219,7 @@ def test_a_page_of_our_own_is_met_already():
     assert len(space.verified) == PAGES, "one behind the mapping is met in the next mapping"
 
 
-plain_only = pytest.mark.skipif(FORM == "compiled", reason="the compiled kernel has no need to unpack branches")
+plain_only = pytest.mark.skipif(FORM == "compiled", reason="the compiled kernel has no need to unpack pages")
 
 
 def branch_page(cells):
@@ -258,6 +258,48 @@ def test_what_is_kept_is_bounded(monkeypatch):
     for bits in range(1000, 2000):
         space.warm(bits, page)
         assert len(space._visits) <= 41
+
+
+def leaf_page(cells):
+    page = Page.build_leaf([(b"%03d" % at, 2, b"%02d" % at) for at in range(cells)], SIZE)
+    assert page.cells == cells
+    return page
+
+
+@plain_only
+def test_an_unpacked_leaf_says_where_each_value_is():
+    space = Space(image()[0], SIZE)
+    page = leaf_page(5)
+    space.take_apart(77, page)
+    assert list(space.leaves[77]) == [b"%03d" % at for at in range(5)]
+    for at in range(5):
+        info, place = space.leaves[77][b"%03d" % at]
+        assert (info, page.data[place : place + 2]) == (2, b"%02d" % at)
+    assert Space(bytes(8 * SIZE), SIZE, before=space).leaves == space.leaves
+
+
+@plain_only
+def test_the_unpacked_leaves_are_bounded(monkeypatch):
+    monkeypatch.setattr(space_module, "_KEPT_ENTRIES", 40)
+    space = Space(image()[0], SIZE)
+    page = leaf_page(10)
+    for bits in range(50):
+        space.take_apart(bits, page)
+        assert bits in space.leaves
+        assert len(space.leaves) <= 4
+    assert len(space.leaves) > 1
+
+
+@plain_only
+def test_a_leaf_with_a_cell_that_leads_outside_is_not_unpacked():
+    space = Space(image()[0], SIZE)
+    for offset in (SIZE - 4, SIZE + 100):  # the payload ends outside, and all of the cell lies there
+        page = leaf_page(5)
+        page.words[page.start + 3] = page.words[page.start + 3] & ~(0xFFFF << 16) | offset << 16
+        space.visits[77] = 5
+        space.take_apart(77, page)
+        assert 77 not in space.leaves
+        assert 77 not in space.visits, "it is not tried again at once"
 
 
 def test_every_look_at_the_mapping_of_before_a_fork_raises():

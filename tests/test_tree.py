@@ -19,6 +19,7 @@ from cowdb import tree as plain
 from cowdb.checksum import crc32c
 from cowdb.database import open_on
 from cowdb.errors import ClosedError, CorruptionError
+from cowdb.kernel import FORM
 from cowdb.testing import MemoryDisk
 from cowdb.tree import as_key, lookup_key
 
@@ -510,6 +511,47 @@ def test_a_branch_that_is_visited_often_is_still_the_same_branch():
         reader.space.branches.update(old.space.branches)
         for key in list(model)[::5]:
             assert reader.get(key) == model[key]
+
+
+@pytest.mark.parametrize("style", ["numbered", "far", "odd", "empty key"])
+def test_a_leaf_that_is_visited_very_often_is_still_the_same_leaf(style):
+    """The lookup may keep leaves unpacked, in the next state too; of those that were written anew it finds the new."""
+    model = SortedDict(content(style)[:200])
+    kernel = Kernel()
+    kernel.put(model.items())
+    reader = kernel.reader()
+    for step in range(3):
+        for _ in range(60):
+            for key, value in model.items():
+                assert reader.get(key) == value
+                assert reader.get(key + b"\0not there") is None
+        if FORM == "plain":
+            assert reader.space.leaves
+        writer = kernel.writer()
+        for key in list(model)[step::9]:
+            model[key] = b"changed in %d" % step
+            writer.put(key, model[key])
+        kernel.seal(writer)
+        old, reader = reader, kernel.reader()
+        if FORM == "plain":
+            reader.space.leaves.update(old.space.leaves)
+
+
+@pytest.mark.skipif(FORM == "compiled", reason="the compiled kernel has no need to unpack pages")
+def test_leaves_that_are_visited_now_and_then_are_not_unpacked(monkeypatch):
+    monkeypatch.setattr(plain, "LATELY", 10)
+    kernel = Kernel()
+    kernel.put(numbered(3000))
+    reader = kernel.reader()
+    keys = [key for key, _ in numbered(3000)]
+    for _ in range(2):
+        for key in keys[::5]:
+            reader.get(key)
+    assert not reader.space.leaves
+    assert 0 < len(reader.space.visits) <= 10
+    for _ in range(200):
+        reader.get(keys[7])
+    assert len(reader.space.leaves) == 1
 
 
 def forged_leaf(offset, word):
