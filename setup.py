@@ -32,6 +32,7 @@ PARTS = (
     "metapage",
     "files",
     "draft",
+    "writing",
     "commit",
     "sharing",
     "locks",

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Database", "open", "open_on"]
 
 
-class _Writing:
+class _Owner:
     """A write transaction as its handle sees it: whose it is, and what its commit and its end mean there."""
 
     __slots__ = ("_core", "_database", "_forks", "_held", "_lazy", "draft")
@@ -230,7 +230,7 @@ class Database(Handle[Core, Transaction]):
             self._live()  # it may have been closed while we waited
             draft = pager.begin(turn)
             gate.hold(held)
-            transaction = WriteTransaction(_Writing(self, core, draft, held, lazy=lazy))
+            transaction = WriteTransaction(_Owner(self, core, draft, held, lazy=lazy))
             self._open[turn] = weakref.ref(transaction)
             gate.exit(turn)
             return transaction  # noqa: TRY300 - an interrupt here must find the handler, too

@@ -1,6 +1,6 @@
 """Which form of the page kernel is used: the plain one, or its compiled twin.
 
-    page  space  path  tree  writer  cursor.scan  freelist  meta.encode  readers.Gate  reading  handle
+    page  space  path  tree  writer  cursor.scan  freelist  meta.encode  readers.Gate  reading  handle  writing
     draft  group  locks  sharing  sealed.write_sealed, write_page  storage.leads_to
                      |                                                       plain, always here
                      |
@@ -41,6 +41,7 @@ from cowdb.space import Space
 from cowdb.storage import PLAIN_BUFFERS, leads_to
 from cowdb.tree import Reader
 from cowdb.writer import Changes, Writer
+from cowdb.writing import Writing
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -68,6 +69,7 @@ __all__ = [
     "Turn",
     "Writer",
     "WriterLock",
+    "Writing",
     "encode",
     "leads_to",
     "scan",
@@ -140,6 +142,7 @@ if not TYPE_CHECKING and _native is not None:
     Reading = _native.Reading
     Space = _native.Space
     Writer = _native.Writer
+    Writing = _native.Writing
     encode = _native.encode
     leads_to = _native.leads_to
     seal_usual = _native.seal_usual

@@ -293,19 +293,11 @@ class Pager:
             catalog, free_tree = draft.meta.catalog, draft.meta.free
         else:
             main, catalog, free_tree = self._number_and_seal(draft, changed, live, sealed, lazy=lazy)
+        known = durable[0] if durable is not None else 0  # as it is now; step 6 looks again (P4)
         meta = Meta(
-            page_size=self.page_size,
-            database_id=draft.meta.database_id,
-            optional_features=draft.meta.optional_features,
-            transaction=transaction,
-            durable=durable[0] if durable is not None else 0,  # as known now; step 6 looks again (P4)
-            page_count=draft.page_count,
-            commit_time=self._clock(),
-            main=main,
-            catalog=catalog,
-            free=free_tree,
-            carry=free.carry(),
-        )
+            self.page_size, draft.meta.database_id, transaction, known, draft.page_count, self._clock(),
+            main, catalog, free_tree, free.carry(), draft.meta.optional_features,
+        )  # fmt: skip
 
         # 4. Extend the file if needed.
         space = draft.space
@@ -511,10 +503,10 @@ class Pager:
         Never below what a live snapshot may use: each is bounded by its own page count.
         """
         latest = self.gate.latest
-        if latest.word != self.words.published:
-            return  # another process has written since; who is a finalizer must not wait to hear what
         if not self.extent.worth_cutting(latest.meta.page_count) or self.words.durable is None:
             return
+        if latest.word != self.words.published:
+            return  # another process has written since; who is a finalizer must not wait to hear what
         snapshots = self.gate.snapshots_now()
         if snapshots is None:
             return  # perhaps it is this very thread that is inside the gate

@@ -13,42 +13,23 @@ commits, or aborts if the block raised.
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from cowdb import format as fmt
 from cowdb.catalog import find_tree, name_key, names_in
-from cowdb.errors import ClosedError, KeyNotFoundError
-from cowdb.kernel import Reader, Reading
+from cowdb.errors import KeyNotFoundError
+from cowdb.kernel import Reader, Reading, Writing
 from cowdb.space import FORKED, refuse
 from cowdb.views import Tree, WriteTree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
-
-    from cowdb.draft import Draft
 
 __all__ = ["Transaction", "WriteTransaction"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 DURABILITIES: Final = ("full", "lazy")
-
-
-class Writing(Protocol):
-    """Whose a write transaction is, and what its commit and its end mean there."""
-
-    draft: Draft
-
-    def pin(self) -> Callable[[], Any] | None:
-        """What gives a mapping that keeps the state it was begun on alive; None: then views are of copies."""
-
-    def commit(self) -> None:
-        """Make the draft the state."""
-
-    def end(self) -> None:
-        """The end, committed or not. Harmless when repeated."""
 
 
 class Transaction(Reading, Tree):
@@ -118,22 +99,13 @@ class Transaction(Reading, Tree):
         raise TypeError("a transaction cannot be pickled; pickle the Database and begin another one there")
 
 
-class WriteTransaction(WriteTree):
+class WriteTransaction(Writing, WriteTree):
     """The next state, while it is being made: the main tree as a `MutableMapping`, and the named trees.
 
     Use it in one thread at a time.  `id` is the transaction id that it will have.
     """
 
-    __slots__ = ("__weakref__", "_draft", "_writing")
-
-    def __init__(self, writing: Writing) -> None:
-        """`writing` has the draft, and is told how it ends."""
-        draft = writing.draft
-        WriteTree.__init__(self, draft.space, draft.meta.main, draft.changes)
-        self._pin = writing.pin()
-        draft.main = self
-        self._draft = draft
-        self._writing: Writing | None = writing  # None once it has ended
+    __slots__ = ("__weakref__",)
 
     @property
     def id(self) -> int:
@@ -143,7 +115,7 @@ class WriteTransaction(WriteTree):
     @property
     def closed(self) -> bool:
         """True once the transaction was committed or aborted."""
-        return self._writing is None
+        return self._owner is None
 
     @property
     def committing(self) -> bool:
@@ -166,7 +138,7 @@ class WriteTransaction(WriteTree):
                 descriptor = fmt.EMPTY_TREE
                 draft.catalog.put(key, descriptor.pack())
             writer = draft.named[name] = WriteTree(draft.space, descriptor, draft.changes)
-            writer._pin = self._pin  # noqa: SLF001 - they are one
+            writer._pin = self.pinning()  # noqa: SLF001 - they are one
         assert isinstance(writer, WriteTree)
         return writer
 
@@ -202,31 +174,7 @@ class WriteTransaction(WriteTree):
 
     # ------------------------------------------------------------ ending
 
-    def commit(self) -> None:
-        """Make this the state of the database. It has ended then, also if this raises.
-
-        Under ``durability="full"`` a return means that it survives a power cut.
-        Raises `FullError` (not committed), `PoisonedError` (it says what is known).
-        """
-        writing = self._writing
-        if writing is None:
-            raise ClosedError("this transaction has ended already")
-        try:
-            writing.commit()
-            self._finish()
-        except BaseException:
-            self._finish()  # once more, if it was the end that was interrupted
-            raise
-
-    def abort(self) -> None:
-        """Forget all changes. Harmless when it has ended already, or when it is repeated after an interrupt."""
-        try:
-            self._finish()
-        except BaseException:
-            self._finish()
-            raise
-
-    close = abort
+    close = Writing.abort
 
     def abandon(self) -> None:
         """In a forked child: the transaction is the parent's, so every use of the file raises."""
@@ -238,43 +186,12 @@ class WriteTransaction(WriteTree):
         self._draft.changes.budget = -1
         self._draft.changes.spill = refuse
 
-    def _finish(self) -> None:
-        writing = None
-        try:
-            writing, self._writing = self._writing, None  # nobody else ends it meanwhile
-            if writing is not None:
-                writing.end()
-        except BaseException:
-            if writing is not None:
-                self._writing = writing  # it was interrupted, and goes on when it is called again
-            raise
-
-    def __enter__(self) -> Self:
-        """Use it as a block: it commits at the end, and aborts if the block raises."""
-        self.open_space()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is not None:
-                self.abort()
-            elif self._writing is not None:
-                self.commit()
-        except BaseException:
-            self._finish()  # if it was interrupted before it began to end
-            raise
-
-    def __del__(self) -> None:
-        if getattr(self, "_writing", None) is not None:
-            try:
-                if not self._draft.turn.over:  # else its end was interrupted
-                    warnings.warn(
-                        "a write transaction was forgotten; it is aborted", ResourceWarning, stacklevel=2, source=self
-                    )
-            finally:
-                self.abort()
+    def pinning(self) -> Callable[[], Any] | None:
+        """What gives a mapping that keeps the state it was begun on alive; None if there is none to keep."""
+        owner = self._owner
+        if self._pin is None and owner is not None:
+            self._pin = owner.pin()
+        return WriteTree.pinning(self)
 
     def __repr__(self) -> str:
         return f"<cowdb.WriteTransaction {self.changes.birth}, {'closed' if self.closed else 'open'}>"

@@ -278,6 +278,11 @@ class WriteTree(Writer, _Readable, MutableMapping[bytes, bytes]):
 
     __slots__ = ()
 
+    def pinning(self) -> Callable[[], Any] | None:
+        """What gives a mapping that keeps the state alive on which the transaction was begun; None: there is none."""
+        pin: Callable[[], Any] | None = self._pin
+        return pin
+
     def floor(self, key: object) -> Item | None:
         """The item with the greatest key that is <= `key`, or None. O(log n)."""
         return super().floor(as_key(key))
@@ -336,7 +341,7 @@ class WriteTree(Writer, _Readable, MutableMapping[bytes, bytes]):
         if found is None:
             return None
         info, payload = found
-        pin = self._pin
+        pin = self.pinning()
         if info >> fmt.LENGTH_BITS == fmt.OVERFLOW:
             reference = fmt.unpack_reference(payload)
             if pin is None or reference.birth == self.changes.birth:

@@ -9,6 +9,12 @@ cdef extern from "kernel.h" nogil:
     ctypedef struct Run "FreeRun":
         u64 start
         u64 length
+    # Pages that a snapshot holds back: freed, but it sees them.
+    ctypedef struct HeldRun:
+        u64 start
+        u64 length
+        u64 birth
+        u64 freed
     u64 get16(const u8 *at)
     u64 get32(const u8 *at)
     u64 get48(const u8 *at)
@@ -56,6 +62,7 @@ cdef extern from "kernel.h" nogil:
 
 cdef extern from "kernel.h":
     object new_of(object kind, object nothing)
+    object named_tuple(object kind, tuple fields)
     Py_ssize_t references_of(void *who)
     Py_ssize_t next_filled(list things, Py_ssize_t place)
     # These let the interpreter's lock go by themselves, if it is to be let go.

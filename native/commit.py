@@ -24,17 +24,16 @@ def seal_usual(draft: Draft, free: FreeList, live: list, room: cython.Py_ssize_t
         return None
     free.settle(live)
     free.release(changes.freed, changes.birth, live)
-    main.dirty_pages()
-    pages: cython.Py_ssize_t = PyList_GET_SIZE(main._order)
+    pages: cython.Py_ssize_t = main.gather_all()
     if pages > free.ready_pages and draft.meta.free.depth or free.runs_after(pages) > room:
         return None
-    numbers: list = []
-    end: cython.longlong = draft.page_count
-    start: cython.longlong
-    length: cython.longlong
-    for start, length in free.take(pages):
-        numbers.extend(range(start, start + length))
-        pages -= length
-    numbers.extend(range(end, end + pages))
-    descriptor = main.seal(iter(numbers), None, sealed)
-    return descriptor, free.take_tail(end + pages)
+    end: u64 = draft.page_count
+    short: cython.Py_ssize_t
+    place: cython.Py_ssize_t
+    numbers: Numbers = Numbers(pages)
+    short = free.take_lowest(pages, None, numbers.at)
+    for place in range(short):
+        numbers.at[pages - short + place] = end + place
+    if main.changes_made:
+        main.seal_as(numbers, None, sealed)
+    return main.described(), free.take_tail(end + short)

@@ -1,8 +1,7 @@
 """Which pages are free: the twin of `cowdb.freelist.FreeList`.
 
-Runs that are ready lie in two arrays, sorted ones and fresh ones; runs that are held stay Python's tuples, since they
-go into the next meta page as they are.  What takes memory comes before what changes anything, so that a list without
-memory is as it was.
+Runs that are ready lie in two arrays, sorted ones and fresh ones; those that are held in one for each snapshot that
+holds them back.  What takes memory comes before what changes anything, so that a list without memory is as it was.
 """
 
 from __future__ import annotations
@@ -84,6 +83,60 @@ class Runs:
         return [(self.at[place].start, self.at[place].length, 0, 0) for place in range(first, self.count)]
 
 
+@cython.final
+@cython.cclass
+class Held:
+    """An array of runs that one snapshot holds back, in the order in which they came."""
+
+    at: cython.pointer[HeldRun]
+    count: cython.Py_ssize_t
+    room: cython.Py_ssize_t
+
+    def __dealloc__(self):
+        PyMem_Free(self.at)
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def append(self, start: u64, length: u64, birth: u64, freed: u64) -> cython.int:
+        room: cython.Py_ssize_t
+        if self.count == self.room:
+            room = 2 * self.room + 4
+            at = cython.cast(cython.pointer[HeldRun], PyMem_Realloc(self.at, room * cython.sizeof(HeldRun)))
+            if at == cython.NULL:
+                raise MemoryError
+            self.at = at
+            self.room = room
+        run: cython.pointer[HeldRun] = self.at + self.count
+        run.start = start
+        run.length = length
+        run.birth = birth
+        run.freed = freed
+        self.count += 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def write(self, at: Bytes) -> Bytes:
+        """Put them there, as they are carried; where the next ones go."""
+        place: cython.Py_ssize_t
+        for place in range(self.count):
+            put64(at, self.at[place].start)
+            put64(at + 8, self.at[place].length)
+            put64(at + 16, self.at[place].birth)
+            put64(at + 24, self.at[place].freed)
+            at += RUN_SIZE
+        return at
+
+    @cython.cfunc
+    def listed(self) -> list:
+        """Those, as they are carried."""
+        runs: cython.pointer[HeldRun] = self.at
+        return [
+            (runs[place].start, runs[place].length, runs[place].birth, runs[place].freed) for place in range(self.count)
+        ]
+
+
+@cython.final
 @cython.cclass
 class FreeList:
     """The free runs that are in memory; see `cowdb.freelist.FreeList`."""
@@ -91,7 +144,7 @@ class FreeList:
     held_runs = cython.declare(cython.Py_ssize_t, visibility="readonly")
     ready_pages = cython.declare(cython.longlong, visibility="readonly")
     held_pages = cython.declare(cython.longlong, visibility="readonly")
-    _held: dict  # blocker -> list of runs
+    _held: dict  # blocker -> Held
     _sorted: Runs  # by address, none of them neighbours
     _fresh: Runs
 
@@ -107,32 +160,38 @@ class FreeList:
 
     def add(self, run: tuple, live: list) -> None:
         """Take in a run that was freed: ready if no live snapshot sees it. O(log n)."""
-        self.take_in(run, live)
+        start: u64
+        length: u64
+        birth: u64
+        freed: u64
+        start, length, birth, freed = run
+        self.take_in(start, length, birth, freed, live)
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
-    def take_in(self, run: tuple, live: list) -> cython.int:
-        birth: u64 = run[2]
-        freed: u64 = run[3]
+    def take_in(self, start: u64, length: u64, birth: u64, freed: u64, live: list) -> cython.int:
         blocker = first_from(live, birth)
         seen: u64 = freed if blocker is None else blocker
-        length: u64 = run[1]
         if seen >= freed:
             if self._fresh.count > FRESH and self._fresh.count > self._sorted.count:
                 self.sort_in()
             self._fresh.reserve(1)
-            self._fresh.append(run[0], length)
+            self._fresh.append(start, length)
             self.ready_pages += length
             return 0
         # The oldest blocker is the one that is likely to stay longest.
-        held: list = self._held.get(blocker)
+        held: Held = self._held.get(blocker)
         if held is None:
-            self._held[blocker] = held = []
-        held.append(run)
+            held = Held()
+            held.append(start, length, birth, freed)
+            self._held[blocker] = held
+        else:
+            held.append(start, length, birth, freed)
         self.held_runs += 1
         self.held_pages += length
         return 0
 
+    @cython.ccall
     def release(self, freed: list, transaction: u64, live: list) -> None:
         """Take in runs (start, length, birth) that one transaction has freed, neighbours of one birth joined."""
         if not freed:
@@ -150,22 +209,28 @@ class FreeList:
                 length += pages
                 continue
             if length:
-                self.take_in((start, length, birth, transaction), live)
+                self.take_in(start, length, birth, transaction, live)
             start, length, birth = following, pages, born
-        self.take_in((start, length, birth, transaction), live)
+        self.take_in(start, length, birth, transaction, live)
         freed.clear()
 
+    @cython.ccall
     def settle(self, live: list) -> None:
         """Look again at the runs whose blocker is gone. O(those runs)."""
         if not self._held:
             return
         gone: list = [blocker for blocker in self._held if first_from(live, blocker) != blocker]
         gone.sort()
+        held: Held
+        run: HeldRun
+        place: cython.Py_ssize_t
         for blocker in gone:
-            for run in self._held.pop(blocker):
+            held = self._held.pop(blocker)
+            for place in range(held.count):
+                run = held.at[place]
                 self.held_runs -= 1
-                self.held_pages -= run[1]
-                self.take_in(run, live)
+                self.held_pages -= run.length
+                self.take_in(run.start, run.length, run.birth, run.freed, live)
 
     def blockers(self):
         """The snapshots that hold runs back."""
@@ -207,21 +272,31 @@ class FreeList:
 
     # ------------------------------------------------------------ taking
 
+    @cython.ccall
     def take(self, pages: cython.longlong) -> list:
         """Up to `pages` ready pages from the lowest addresses, as runs. O(runs taken · log n)."""
         taken: list = []
-        if self._sorted.count:
-            self.sort_in()
-        # Else the usual case of small commits: what the one before freed is all that is ready.
-        runs: Runs = self._sorted if self._sorted.count else self._fresh
-        sort_runs(self._fresh.at, self._fresh.count)
+        self.take_lowest(pages, taken, cython.NULL)
+        return taken
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def take_lowest(self, pages: cython.longlong, taken: list | None, numbers: cython.pointer[u64]) -> cython.longlong:
+        """Put the lowest ready pages into `taken`, as runs, or `numbers`, each; how many of `pages` there were not."""
+        runs: Runs = self.lowest()
         run: cython.pointer[Run]
         part: cython.longlong
+        page: cython.longlong
         done: cython.Py_ssize_t = 0
         while done < runs.count and pages > 0:
             run = runs.at + done
             part = min(cython.cast(cython.longlong, run.length), pages)
-            taken.append((run.start, part))
+            if numbers == cython.NULL:
+                taken.append((run.start, part))
+            else:
+                for page in range(part):
+                    numbers[page] = run.start + page
+                numbers += part
             pages -= part
             self.ready_pages -= part
             if part < cython.cast(cython.longlong, run.length):
@@ -230,16 +305,23 @@ class FreeList:
                 break
             done += 1
         runs.drop(done)
-        return taken
+        return pages
+
+    @cython.cfunc
+    def lowest(self) -> Runs:
+        """The ready runs that are taken first, sorted."""
+        if self._sorted.count:
+            self.sort_in()
+            return self._sorted
+        # The usual case of small commits: what the one before freed is all that is ready.
+        sort_runs(self._fresh.at, self._fresh.count)
+        return self._fresh
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def runs_after(self, pages: cython.longlong) -> cython.Py_ssize_t:
         """How many runs there will be when `take` has taken so many pages. O(n log n)."""
-        if self._sorted.count:
-            self.sort_in()  # as `take` does
-        runs: Runs = self._sorted if self._sorted.count else self._fresh
-        sort_runs(self._fresh.at, self._fresh.count)
+        runs: Runs = self.lowest()
         done: cython.Py_ssize_t = 0
         while done < runs.count and pages >= cython.cast(cython.longlong, runs.at[done].length):
             pages -= runs.at[done].length
@@ -270,6 +352,7 @@ class FreeList:
         self.ready_pages -= pages
         return start
 
+    @cython.ccall
     def take_tail(self, page_count: u64):
         """Cut the ready run that ends at `page_count` off; the new page count. O(log n)."""
         fresh: Runs = self._fresh
@@ -290,40 +373,42 @@ class FreeList:
 
     # ------------------------------------------------------------ saving
 
+    @cython.cfunc
+    def held_in_order(self) -> list:
+        """The arrays of held runs, the oldest blocker first."""
+        if len(self._held) < 2:
+            return list(self._held.values())
+        return [self._held[blocker] for blocker in sorted(self._held)]
+
     def runs(self) -> list:
         """Every run, for the carry list. O(n)."""
         found: list = self._sorted.listed(0) + self._fresh.listed(0)
-        if self._held:
-            for blocker in sorted(self._held):
-                found += self._held[blocker]
+        held: Held
+        for held in self.held_in_order():
+            found += held.listed()
         return found
 
     def carry(self) -> bytes:
         """The same as it lies in the meta page. O(n)."""
         count: cython.Py_ssize_t = self._sorted.count + self._fresh.count
-        raw: bytes = PyBytes_FromStringAndSize(cython.NULL, RUN_SIZE * (count + self.held_runs))
+        arrays: list = self.held_in_order()
+        held: Held
+        for held in arrays:
+            count += held.count
+        raw: bytes = PyBytes_FromStringAndSize(cython.NULL, RUN_SIZE * count)
         at: Bytes = self._fresh.write(self._sorted.write(bytes_at(raw)))
-        end: Bytes = bytes_at(raw) + PyBytes_GET_SIZE(raw)
-        run: tuple
-        if self._held:
-            for blocker in sorted(self._held):
-                for run in self._held[blocker]:
-                    if at == end:
-                        raise RuntimeError("the free list has more runs than it counts")
-                    put64(at, run[0])
-                    put64(at + 8, run[1])
-                    put64(at + 16, run[2])
-                    put64(at + 24, run[3])
-                    at += RUN_SIZE
-        if at != end:
-            raise RuntimeError("the free list has fewer runs than it counts")
+        for held in arrays:
+            at = held.write(at)
         return raw
 
     def spill(self, keep: cython.Py_ssize_t) -> list:
         """Take all but about `keep` runs out, to be moved to the free tree; see the twin. O(n log n)."""
         self.sort_in()
         runs: Runs = self._sorted
-        held: list = [run for blocker in sorted(self._held) for run in self._held[blocker]]
+        held: list = []
+        array: Held
+        for array in self.held_in_order():
+            held += array.listed()
         held.sort(key=FREED)
         stays: cython.Py_ssize_t = min(runs.count, max(keep // 2, keep - len(held)))
         moved: list = runs.listed(stays)
@@ -331,9 +416,14 @@ class FreeList:
         oldest: cython.Py_ssize_t = max(0, len(held) - (keep - stays))
         gone: set = set(held[:oldest])
         left: dict = {}
+        rest: Held
         for blocker in self._held:
-            rest: list = [run for run in self._held[blocker] if run not in gone]
-            if rest:
+            array = self._held[blocker]
+            rest = Held()
+            for run in array.listed():
+                if run not in gone:
+                    rest.append(run[0], run[1], run[2], run[3])
+            if rest.count:
                 left[blocker] = rest
         for place in range(stays, runs.count):
             self.ready_pages -= runs.at[place].length

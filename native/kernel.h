@@ -35,6 +35,7 @@ static inline uint64_t head_of(const unsigned char *key, ptrdiff_t length)
 
 /* Free pages that lie side by side, and their order. */
 typedef struct { uint64_t start, length; } FreeRun;
+typedef struct { uint64_t start, length, birth, freed; } HeldRun;
 
 static int run_order(const void *a, const void *b)
 {
@@ -143,6 +144,17 @@ static inline void prefetch_all(const unsigned char *at, ptrdiff_t length)
 static inline PyObject *new_of(PyObject *kind, PyObject *nothing)
 {
     return ((PyTypeObject *)kind)->tp_new((PyTypeObject *)kind, nothing, NULL);
+}
+
+/* A named tuple of a class that adds no `__new__` to that of tuples, or none that matters; see its users. */
+static inline PyObject *named_tuple(PyObject *kind, PyObject *fields)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(fields);
+    PyObject *made = ((PyTypeObject *)kind)->tp_alloc((PyTypeObject *)kind, count);
+    if (made)
+        for (Py_ssize_t i = 0; i < count; i++)
+            PyTuple_SET_ITEM(made, i, Py_NewRef(PyTuple_GET_ITEM(fields, i)));
+    return made;
 }
 
 /* The place of the next thing in a list, from one place on, that is not None; -1 if there is none. */

@@ -17,7 +17,7 @@ from cython.cimports.cpython.buffer import PyBUF_SIMPLE, PyBuffer_FillInfo, PyBu
 from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cython.cimports.cpython.exc import PyErr_CheckSignals
 from cython.cimports.cpython.list import PyList_GET_SIZE
-from cython.cimports.cpython.mem import PyMem_Free, PyMem_Realloc
+from cython.cimports.cpython.mem import PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cython.cimports.cpython.tuple import PyTuple_Check, PyTuple_GET_SIZE
 from cython.cimports.libc.string import memcmp, memcpy, memmove, memset, strlen
 
@@ -313,3 +313,12 @@ def key_at(view: cython.pointer[View], index: cython.int, skip: cython.int) -> b
 def broken(view: cython.pointer[View]):
     """What is raised when a cell turns out to lie outside of its page: the page is forged (I10)."""
     return CorruptionError(get64(view.at + 8), "a cell or a count of it makes no sense: it leads outside")
+
+
+@cython.cfunc
+@cython.inline
+def tuple_of(value, length: cython.Py_ssize_t) -> tuple:
+    """A named tuple as the tuple that it is: its own way of being indexed is a slow one."""
+    if not PyTuple_Check(value) or PyTuple_GET_SIZE(value) != length:
+        raise TypeError(f"a tuple of {length} was expected, not {value!r}")
+    return cython.cast(tuple, value)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from native.memory import *
 
-META = cython.declare(tuple, tuple(
-    fmt.META.offset(field)
-    for field in (
-        "magic", "format version", "page size", "optional features", "database id", "transaction", "durable",
-        "page count", "commit time", "main tree", "catalog tree", "free tree", "carried runs",
-    )
-))  # fmt: skip
+AT_MAGIC = cython.declare(cython.int, fmt.META.offset("magic"))
+AT_VERSION = cython.declare(cython.int, fmt.META.offset("format version"))
+AT_PAGE_SIZE = cython.declare(cython.int, fmt.META.offset("page size"))
+AT_FEATURES = cython.declare(cython.int, fmt.META.offset("optional features"))
+AT_IDENTITY = cython.declare(cython.int, fmt.META.offset("database id"))
+AT_TRANSACTION = cython.declare(cython.int, fmt.META.offset("transaction"))
+AT_DURABLE = cython.declare(cython.int, fmt.META.offset("durable"))
+AT_PAGES = cython.declare(cython.int, fmt.META.offset("page count"))
+AT_TIME = cython.declare(cython.int, fmt.META.offset("commit time"))
+AT_MAIN = cython.declare(cython.int, fmt.META.offset("main tree"))
+AT_CATALOG = cython.declare(cython.int, fmt.META.offset("catalog tree"))
+AT_FREE = cython.declare(cython.int, fmt.META.offset("free tree"))
+AT_RUNS = cython.declare(cython.int, fmt.META.offset("carried runs"))
 META_SIZE = cython.declare(cython.int, fmt.META.size)
+META_KIND = cython.declare(cython.int, fmt.META_KIND)
+MAGIC = cython.declare(bytes, fmt.MAGIC)
+FORMAT_VERSION = cython.declare(cython.int, fmt.FORMAT_VERSION)
 
 
 @cython.cfunc
@@ -21,15 +30,6 @@ def put_raw(at: Bytes, data: bytes, length: cython.Py_ssize_t) -> cython.int:
         raise ValueError(f"{len(data)} bytes where {length} belong")
     memcpy(at, bytes_at(data), length)
     return 0
-
-
-@cython.cfunc
-@cython.inline
-def tuple_of(value, length: cython.Py_ssize_t) -> tuple:
-    """A named tuple as the tuple that it is: its own way of being indexed is a slow one."""
-    if not PyTuple_Check(value) or PyTuple_GET_SIZE(value) != length:
-        raise TypeError(f"a tuple of {length} was expected, not {value!r}")
-    return cython.cast(tuple, value)
 
 
 @cython.cfunc
@@ -58,45 +58,35 @@ def put_tree(at: Bytes, tree) -> cython.int:
 
 def encode(meta, slot: u64) -> bytes:
     """The page of `meta` for slot 0 or 1, checksum included. O(page size)."""
-    size: cython.Py_ssize_t = meta.page_size
-    carry: bytes = meta.carry
-    if size < META_SIZE + len(carry):
-        raise ValueError(f"{len(carry) // RUN_SIZE} runs do not fit into a meta page of {size} bytes")
+    (
+        page_size, identity, transaction, durable, pages, time, main, catalog, free, carried, features,
+    ) = tuple_of(meta, 11)  # fmt: skip
+    size: cython.Py_ssize_t = page_size
+    carry: bytes = carried
+    length: cython.Py_ssize_t = PyBytes_GET_SIZE(carry)
+    written: u64 = transaction
+    if size < META_SIZE + length:
+        raise ValueError(f"{length // RUN_SIZE} runs do not fit into a meta page of {size} bytes")
     page: bytes = PyBytes_FromStringAndSize(cython.NULL, size)
     at: Bytes = bytes_at(page)
-    memset(at, 0, size)
-    magic: cython.int
-    version: cython.int
-    page_size: cython.int
-    features: cython.int
-    identity: cython.int
-    transaction: cython.int
-    durable: cython.int
-    pages: cython.int
-    time: cython.int
-    main: cython.int
-    catalog: cython.int
-    free: cython.int
-    runs: cython.int
-    (
-        magic, version, page_size, features, identity, transaction, durable, pages, time, main, catalog, free, runs,
-    ) = META  # fmt: skip
-    at[4] = fmt.META_KIND
+    memset(at, 0, META_SIZE)
+    at[4] = META_KIND
     put64(at + 8, slot)
-    put64(at + 16, meta.transaction)
-    put_raw(at + magic, fmt.MAGIC, 8)
-    put16(at + version, fmt.FORMAT_VERSION)
-    put32(at + page_size, size)
-    put64(at + features, meta.optional_features)
-    put_raw(at + identity, meta.database_id, 16)
-    put64(at + transaction, meta.transaction)
-    put64(at + durable, meta.durable)
-    put64(at + pages, meta.page_count)
-    put64(at + time, meta.commit_time)
-    put_tree(at + main, meta.main)
-    put_tree(at + catalog, meta.catalog)
-    put_tree(at + free, meta.free)
-    put64(at + runs, len(carry) // RUN_SIZE)
-    memcpy(at + META_SIZE, bytes_at(carry), len(carry))
+    put64(at + 16, written)
+    put_raw(at + AT_MAGIC, MAGIC, 8)
+    put16(at + AT_VERSION, FORMAT_VERSION)
+    put32(at + AT_PAGE_SIZE, size)
+    put64(at + AT_FEATURES, features)
+    put_raw(at + AT_IDENTITY, identity, 16)
+    put64(at + AT_TRANSACTION, written)
+    put64(at + AT_DURABLE, durable)
+    put64(at + AT_PAGES, pages)
+    put64(at + AT_TIME, time)
+    put_tree(at + AT_MAIN, main)
+    put_tree(at + AT_CATALOG, catalog)
+    put_tree(at + AT_FREE, free)
+    put64(at + AT_RUNS, length // RUN_SIZE)
+    memcpy(at + META_SIZE, bytes_at(carry), length)
+    memset(at + META_SIZE + length, 0, size - META_SIZE - length)
     put32(at, crc_of(at + 4, size - 4, 0, 0))
     return page

@@ -9,6 +9,23 @@ from native.tree import *
 from native.writer import *
 
 
+@cython.final
+@cython.no_gc
+@cython.cclass
+class Numbers:
+    """Room for the numbers of so many pages."""
+
+    at: cython.pointer[u64]
+
+    def __cinit__(self, pages: cython.Py_ssize_t):
+        self.at = cython.cast(cython.pointer[u64], PyMem_Malloc((pages + 1) * cython.sizeof(u64)))
+        if self.at == cython.NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.at)
+
+
 @cython.cclass
 class Writer(Editor):
     """A tree that is being changed by one write transaction; see `cowdb.writer.Writer`."""
@@ -192,11 +209,18 @@ class Writer(Editor):
 
     def dirty_pages(self):
         """How many single pages the seal will write, and the lengths in pages of its overflow runs."""
+        pages: cython.Py_ssize_t = self.gather_all()
+        runs = [fmt.overflow_pages(len(value), self.page_size) for value in self.large.values()] if self.large else []
+        return pages, runs
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def gather_all(self) -> cython.Py_ssize_t:
+        """Note the dirty pages, for the seal; how many there are."""
         self._order = []
         if self._page is not None:
             self.gather(self._page)
-        runs = [fmt.overflow_pages(len(value), self.page_size) for value in self.large.values()] if self.large else []
-        return len(self._order), runs
+        return PyList_GET_SIZE(self._order)
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
@@ -220,6 +244,19 @@ class Writer(Editor):
         """
         if not self.changes_made:
             return self._sealed
+        pages: cython.Py_ssize_t = PyList_GET_SIZE(self._order)
+        index: cython.Py_ssize_t
+        given: Numbers = Numbers(pages)
+        for index in range(pages):
+            given.at[index] = next(numbers)
+        self.seal_as(given, place_run, sealed)
+        return self.described()
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def seal_as(self, given: Numbers, place_run, sealed) -> cython.int:
+        """Seal: as many numbers are `given` as there are dirty pages."""
+        numbers: cython.pointer[u64] = given.at
         starts: list = sealed.numbers
         parts: list = sealed.parts
         order: list = self._order
@@ -227,7 +264,12 @@ class Writer(Editor):
         page: Page
         kid: Page
         index: cython.Py_ssize_t
-        branches: list = [next(numbers) for page in order if cython.cast(Page, page).level]
+        branches: cython.Py_ssize_t = 0
+        for page in order:
+            if page.level:
+                branches += 1
+        leaves: cython.Py_ssize_t = branches
+        number: u64
         birth: u64 = self.changes.birth
         for page in order:
             if page.level:
@@ -236,11 +278,13 @@ class Writer(Editor):
                     kid = page.kids[index]
                     page.refer(index, cython.address(kid.sealed))
                     index = next_filled(page.kids, index + 1)
-                number = branches.pop()
+                branches -= 1
+                number = numbers[branches]
             else:
                 if self.large:
                     self.seal_values(page, place_run, sealed)
-                number = next(numbers)
+                number = numbers[leaves]
+                leaves += 1
             page.close(number, birth)
             self.root = page.sealed
             starts.append(number)
@@ -248,7 +292,7 @@ class Writer(Editor):
         self._page = None
         self._tail = None
         self.large.clear()
-        return self.descriptor()
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)

@@ -31,16 +31,24 @@ class Reader:
     _pin = cython.declare(object, visibility="public")  # for views of values; see the plain form
 
     def __init__(self, space, descriptor):
+        self.look_at(space, tuple_of(descriptor, 5))
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def look_at(self, space, descriptor: tuple) -> cython.int:
+        """Look into the tree that the fields of a descriptor describe."""
         self.space = space
-        reference = descriptor.root
-        self.root.number = reference.number
-        self.root.birth = reference.birth
-        self.root.count = reference.count
-        self.root.checksum = reference.checksum
-        depth: cython.int = descriptor.depth
+        reference: tuple = tuple_of(descriptor[0], 4)
+        self.root.number = reference[0]
+        self.root.birth = reference[1]
+        self.root.count = reference[2]
+        self.root.checksum = reference[3]
+        depth: cython.int = descriptor[1]
         if not 0 <= depth <= 48:
-            raise CorruptionError(reference.number, f"a tree of {depth} levels")
+            raise CorruptionError(self.root.number, f"a tree of {depth} levels")
         self.depth = depth
+        return 0
 
     # ------------------------------------------------------------ what it looks at
 

@@ -42,20 +42,29 @@ class Editor(Reader):
     _greatest = cython.declare(bytes)  # the last key, while _tail is known
 
     def __init__(self, space, descriptor, changes: Changes):
-        Reader.__init__(self, space, descriptor)
+        self.change(space, descriptor, changes)
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def change(self, space, descriptor, changes: Changes) -> cython.int:
+        """Change the tree that `descriptor` describes."""
+        fields: tuple = tuple_of(descriptor, 5)
+        self.look_at(space, fields)
         known: Space = self.opened()
         self.changes = changes
         self._sealed = descriptor
         self._order = []
-        self.branch_pages = descriptor.branch_pages
-        self.leaf_pages = descriptor.leaf_pages
-        self.overflow_pages = descriptor.overflow_pages
+        self.branch_pages = fields[2]
+        self.leaf_pages = fields[3]
+        self.overflow_pages = fields[4]
         self.page_size = known.page_size
         self.key_limit = known.key_limit
         self.inline_limit = known.inline_limit
         self._slack = known.page_size - known.page_size // 16
         self.large = {}
         self._greatest = b""
+        return 0
 
     @property
     def changed(self):
@@ -64,12 +73,16 @@ class Editor(Reader):
 
     def descriptor(self):
         """The tree as sealed so far."""
+        return self.described()
+
+    @cython.cfunc
+    def described(self):
         if self.branch_pages < 0 or self.leaf_pages < 0 or self.overflow_pages < 0:
             raise CorruptionError(-1, "a tree's descriptor counts fewer pages than the tree has")
         # As their classes make them, but for a call of Python.
-        root = tuple.__new__(REFERENCE_OF, (self.root.number, self.root.birth, self.root.count, self.root.checksum))
+        root = named_tuple(REFERENCE_OF, (self.root.number, self.root.birth, self.root.count, self.root.checksum))
         pages = (root, self.depth, self.branch_pages, self.leaf_pages, self.overflow_pages)
-        return tuple.__new__(DESCRIPTOR_OF, pages)
+        return named_tuple(DESCRIPTOR_OF, pages)
 
     @cython.cfunc
     def fetched(self, raw: Bytes):

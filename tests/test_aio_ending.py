@@ -114,7 +114,7 @@ def test_an_abort_that_fails_raises(tmp_path):
     async def main() -> None:
         async with cowdb.aio.open(tmp_path / "db") as db:
             txn = await db.write()
-            writing = txn.below._writing
+            writing = txn.below._owner
             failures = [ZeroDivisionError]
 
             class Broken:
@@ -124,7 +124,7 @@ def test_an_abort_that_fails_raises(tmp_path):
                     while failures:
                         raise failures.pop()
 
-            txn.below._writing = Broken()
+            txn.below._owner = Broken()
             with pytest.raises(ZeroDivisionError):
                 await txn.abort()
             await txn.abort()
