@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cowdb.allocation import spare_pages
-from cowdb.kernel import Space
+from cowdb.kernel import Space, size_of
 from cowdb.poison import NO_ROOM
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Extent:
 
     def look(self) -> None:
         """Another process may have changed the file's length."""
-        pages = self.storage.size() // self.page_size
+        pages = size_of(self.storage) // self.page_size
         if pages != self.pages:
             self.pages = pages
             self.backed = min(self.backed, pages)

@@ -1,7 +1,7 @@
 """Which form of the page kernel is used: the plain one, or its compiled twin.
 
     page  space  path  tree  writer  cursor.scan  freelist  meta.encode  readers.Gate  reading  handle  writing
-    draft  group  locks  sharing  sealed.write_sealed, write_page  storage.leads_to
+    draft  group  locks  sharing  sealed.write_sealed, write_page  storage.leads_to, size_of
                      |                                                       plain, always here
                      |
                   kernel  -------->  one form of all of them, for everything above
@@ -25,7 +25,7 @@ from pathlib import Path as _File
 from typing import TYPE_CHECKING, Final
 
 from cowdb.cursor import scan
-from cowdb.draft import Draft
+from cowdb.draft import Draft, Member
 from cowdb.freelist import FreeList
 from cowdb.group import Group
 from cowdb.handle import Handle
@@ -38,7 +38,7 @@ from cowdb.reading import Reading
 from cowdb.sealed import write_page, write_sealed
 from cowdb.sharing import FileSharing
 from cowdb.space import Space
-from cowdb.storage import PLAIN_BUFFERS, leads_to
+from cowdb.storage import PLAIN_BUFFERS, leads_to, size_of
 from cowdb.tree import Reader
 from cowdb.writer import Changes, Writer
 from cowdb.writing import Writing
@@ -61,6 +61,7 @@ __all__ = [
     "Gate",
     "Group",
     "Handle",
+    "Member",
     "Page",
     "Path",
     "Reader",
@@ -74,6 +75,7 @@ __all__ = [
     "leads_to",
     "scan",
     "seal_usual",
+    "size_of",
     "write_page",
     "write_sealed",
 ]
@@ -130,6 +132,7 @@ if not TYPE_CHECKING and _native is not None:
     Draft = _native.Draft
     FreeList = _native.FreeList
     Gate = _native.Gate
+    Member = _native.Member
     if not _native.FREE_THREADED:  # that of an interpreter without a lock is the plain one: see native/handle.py
         Handle = _native.Handle
         FileSharing = _native.FileSharing
@@ -146,6 +149,7 @@ if not TYPE_CHECKING and _native is not None:
     encode = _native.encode
     leads_to = _native.leads_to
     seal_usual = _native.seal_usual
+    size_of = _native.size_of
     scan = _native.scan
     write_page = _native.write_page
     write_sealed = _native.write_sealed

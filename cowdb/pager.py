@@ -36,10 +36,9 @@ from typing import TYPE_CHECKING
 from cowdb import format as fmt
 from cowdb.allocation import Allocator, blocker, spare_pages
 from cowdb.catalog import descriptors, name_key
-from cowdb.draft import Member
 from cowdb.errors import ClosedError, CorruptionError, Error, LockTimeoutError, PoisonedError, ReadOnlyError
 from cowdb.extent import LEAST_GROWTH, Extent
-from cowdb.kernel import Draft, Gate, Group, Reader, WriterLock, encode, seal_usual, write_page, write_sealed
+from cowdb.kernel import Draft, Gate, Group, Member, Reader, WriterLock, encode, seal_usual, write_page, write_sealed
 from cowdb.meta import Meta
 from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
 from cowdb.recovery import reassert, take_over

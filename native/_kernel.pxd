@@ -59,6 +59,7 @@ cdef extern from "kernel.h" nogil:
         u64 number
         u8 *at
     u64 process_id()
+    long long file_size(int fd)
 
 cdef extern from "kernel.h":
     object new_of(object kind, object nothing)

@@ -10,6 +10,36 @@ from native.memory import *
 from native.sealing import *
 
 
+@cython.final
+@cython.cclass
+class Member:
+    """A sealed transaction on its way to being durable; see `cowdb.draft.Member`."""
+
+    meta = cython.declare(object, visibility="readonly")
+    space = cython.declare(object, visibility="readonly")
+    written = cython.declare(cython.longlong, visibility="readonly")
+    copied = cython.declare(cython.longlong, visibility="readonly")
+    operations = cython.declare(cython.longlong, visibility="readonly")
+    page_writes = cython.declare(cython.longlong, visibility="readonly")
+    done = cython.declare(cython.bint, visibility="public")
+
+    def __init__(
+        self,
+        meta,
+        space,
+        written: cython.longlong,
+        copied: cython.longlong,
+        operations: cython.longlong,
+        page_writes: cython.longlong,
+    ):
+        self.meta = meta
+        self.space = space
+        self.written = written
+        self.copied = copied
+        self.operations = operations
+        self.page_writes = page_writes
+
+
 @cython.cclass
 class Draft:
     """A writer for each tree that the transaction has touched; see `cowdb.draft.Draft`."""

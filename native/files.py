@@ -110,3 +110,13 @@ def leads_to(path: str, identity: tuple) -> bool:
     if error in (NO_ENTRY, NO_DIRECTORY):
         return False
     raise OSError(error, os.strerror(error), path)
+
+
+def size_of(storage):
+    """The size of the file in bytes. One system call, which looks at what is in memory and never waits."""
+    size: cython.longlong
+    if type(storage) is plain_storage.FileStorage:
+        size = file_size(storage._fd)
+        if size >= 0:
+            return size
+    return storage.size()

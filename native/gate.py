@@ -118,6 +118,11 @@ class GateState:
             self._when_idle = call
 
     @property
+    def latest(self):
+        """The newest snapshot that this process has seen."""
+        return self._current
+
+    @property
     def current(self):
         """The newest published snapshot."""
         snapshot: Snapshot = None

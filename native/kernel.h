@@ -296,6 +296,7 @@ typedef struct { uint64_t number; unsigned char *at; } SealedPage;
 #include <fcntl.h>
 #include <unistd.h>
 #define COWDB_SYSTEM_CALLS 1
+static long long file_size(int fd) { return (long long)lseek(fd, 0, SEEK_END); }
 
 /* Write the pages from byte `*done` of all their bytes on, in the order of their numbers, neighbours in one call.
  * 0, or what errno says; EINTR: a signal is to be answered, then go on; -1: it made no progress. */
@@ -358,6 +359,7 @@ static int set_byte_lock(int fd, int release, long long start, long long length)
 static uint64_t process_id(void) { return (uint64_t)getpid(); }
 #else
 #define COWDB_SYSTEM_CALLS 0
+static long long file_size(int fd) { (void)fd; return -1; }
 static uint64_t process_id(void) { return 0; }
 static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t size, size_t *done)
 {

@@ -45,6 +45,14 @@ LEADS = [
         marks=pytest.mark.skipif(native is None, reason="the compiled kernel was not built"),
     ),
 ]
+SIZES = [
+    pytest.param(storage_module.size_of, id="plain"),
+    pytest.param(
+        getattr(native, "size_of", None),
+        id="compiled",
+        marks=pytest.mark.skipif(native is None, reason="the compiled kernel was not built"),
+    ),
+]
 
 
 def page_of(content, form):
@@ -156,6 +164,19 @@ def test_who_watches_each_call_sees_them(storage, monkeypatch, write_sealed, wri
     write_sealed(storage, sealed_of([(4, b"four"), (9, b"nine")], form), SIZE)
     write_page(storage, 5, bytes(SIZE))
     assert seen == [4 * SIZE, 9 * SIZE, 5 * SIZE]
+
+
+@pytest.mark.parametrize("size_of", SIZES)
+def test_the_size_of_a_file(storage, size_of):
+    assert size_of(storage) == 300 * SIZE
+    storage.resize(7)
+    assert size_of(storage) == 7
+    storage.resize(5 << 32)
+    assert size_of(storage) == 5 << 32
+    assert size_of(MemoryDisk({"/f": bytes(10)}).open("/f", read_only=True)) == 10
+    storage.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        size_of(storage)
 
 
 LIMITED = """
