@@ -270,6 +270,7 @@ class Pager:
         allocator = self.allocator
         free = allocator.free
         assert free is not None
+        base = draft.meta
         transaction = changes.birth
         changes.stop_spilling()
 
@@ -289,20 +290,21 @@ class Pager:
             usual = seal_usual(draft, free, live, allocator.room(lazy=lazy), sealed)
         if usual is not None:
             main, draft.page_count = usual
-            catalog, free_tree = draft.meta.catalog, draft.meta.free
+            catalog, free_tree = base.catalog, base.free
         else:
             main, catalog, free_tree = self._number_and_seal(draft, changed, live, sealed, lazy=lazy)
         known = durable[0] if durable is not None else 0  # as it is now; step 6 looks again (P4)
+        pages = draft.page_count
         meta = Meta(
-            self.page_size, draft.meta.database_id, transaction, known, draft.page_count, self._clock(),
-            main, catalog, free_tree, free.carry(), draft.meta.optional_features,
+            self.page_size, base.database_id, transaction, known, pages, self._clock(),
+            main, catalog, free_tree, free.carry(), base.optional_features,
         )  # fmt: skip
 
         # 4. Extend the file if needed.
         space = draft.space
         self.failpoint("extend")
         self._extend(draft)
-        if draft.page_count > space.pages:
+        if pages > space.pages:
             space = self.extent.map(space)
 
         # 5. Write the dirty pages, neighbours together.

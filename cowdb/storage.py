@@ -6,8 +6,8 @@ small protocols, so that a fake disk (`cowdb.testing`) can stand in for the real
 one and a crash becomes a unit test; and because no mapping is writable, the
 list of `write` calls is the complete list of stores.
 
-The compiled kernel writes the pages of a small commit to a `FileStorage` by itself,
-in the same order; to any other storage it does not.
+The compiled kernel writes the pages of a commit to a `FileStorage` by itself, in the
+same order, but for values of many pages; to any other storage it does not.
 
     engine --> Disk -----> open, create, link, remove, flush_directory
                  |

@@ -58,6 +58,8 @@ cdef extern from "kernel.h" nogil:
     ctypedef struct SealedPage:
         u64 number
         u8 *at
+    void sort_pages(SealedPage *at, size_t count)
+    int write_sealed_pages(int fd, SealedPage *pages, Py_ssize_t count, size_t size, size_t *done)
     u64 process_id()
     long long file_size(int fd)
 

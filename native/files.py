@@ -4,8 +4,10 @@ Pages that were sealed are written by one call from Python, however many runs th
 meanwhile, as long as such calls are quick (see kernel.h): with many threads that is what counts, since each time that
 it is let go somebody else takes it, and has to be waited for.
 
+With more pages than a small transaction has, it is let go for each 256 KiB of them.
+
 What is not usual is left to the plain form, which asks the storage: a disk that is not the system's own, values of
-many pages, more pages than a small transaction has, a test that watches each call.
+many pages, a test that watches each call.
 """
 
 from __future__ import annotations
@@ -38,13 +40,25 @@ def descriptor_of(storage) -> cython.int:
 @cython.cfunc
 @cython.exceptval(-1, check=False)
 def write_all(
-    storage, fd: cython.int, pages: cython.pointer[SealedPage], count: cython.Py_ssize_t, size: cython.size_t
+    storage,
+    fd: cython.int,
+    pages: cython.pointer[SealedPage],
+    count: cython.Py_ssize_t,
+    size: cython.size_t,
+    quick: cython.bint,
 ) -> cython.int:
-    """Write pages of `size` bytes, neighbours together, and answer signals in between."""
+    """Write up to SEALED_LIMIT pages of `size` bytes, neighbours together, and answer signals in between.
+
+    `quick`: keep the interpreter's lock, as long as such calls are.
+    """
     done: cython.size_t = 0
     error: cython.int
     while True:
-        error = write_quickly(fd, pages, count, size, cython.address(done))
+        if quick:
+            error = write_quickly(fd, pages, count, size, cython.address(done))
+        else:
+            with cython.nogil:
+                error = write_sealed_pages(fd, pages, count, size, cython.address(done))
         if error == 0:
             return 0
         if error < 0:
@@ -54,23 +68,62 @@ def write_all(
         PyErr_CheckSignals()
 
 
-def write_sealed(storage, sealed, size: cython.Py_ssize_t):
-    """Write sealed pages of `size` bytes, neighbours in one call; how many that was. O(n log n)."""
+@cython.final
+@cython.no_gc
+@cython.cclass
+class SealedPages:
+    """Room for so many pages that have their numbers."""
+
+    at: cython.pointer[SealedPage]
+
+    def __cinit__(self, count: cython.Py_ssize_t):
+        self.at = cython.cast(cython.pointer[SealedPage], PyMem_Malloc((count + 1) * cython.sizeof(SealedPage)))
+        if self.at == cython.NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.at)
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=False)
+def gathered(sealed, pages: cython.pointer[SealedPage], size: cython.Py_ssize_t) -> cython.bint:
+    """Put down where the sealed pages lie; False if there is anything else among them."""
     numbers: list = sealed.numbers
     parts: list = sealed.parts
-    count: cython.Py_ssize_t = PyList_GET_SIZE(parts)
-    pages: SealedPage[SEALED_LIMIT]
-    fd: cython.int = descriptor_of(storage)
     index: cython.Py_ssize_t
-    if fd < 0 or not 0 < count <= SEALED_LIMIT or count * size > plain_storage.WRITE_LIMIT:
-        return plain_sealed.write_sealed(storage, sealed, size)
-    for index in range(count):
+    for index in range(PyList_GET_SIZE(parts)):
         part = parts[index]
         if type(part) is not Frame or cython.cast(Frame, part).frames.size != size:
-            return plain_sealed.write_sealed(storage, sealed, size)
+            return False
         pages[index].number = numbers[index]
         pages[index].at = cython.cast(Frame, part).at
-    write_all(storage, fd, pages, count, size)
+    return True
+
+
+def write_sealed(storage, sealed, size: cython.Py_ssize_t):
+    """Write sealed pages of `size` bytes, neighbours in one call; how many that was. O(n log n)."""
+    parts: list = sealed.parts
+    count: cython.Py_ssize_t = PyList_GET_SIZE(parts)
+    few: SealedPage[SEALED_LIMIT]
+    many: SealedPages
+    fd: cython.int = descriptor_of(storage)
+    limit: cython.Py_ssize_t = min(SEALED_LIMIT, plain_storage.WRITE_LIMIT // size)
+    place: cython.Py_ssize_t
+    if fd < 0 or not count or not limit:
+        return plain_sealed.write_sealed(storage, sealed, size)
+    if count <= limit:
+        if not gathered(sealed, few, size):
+            return plain_sealed.write_sealed(storage, sealed, size)
+        write_all(storage, fd, few, count, size, True)
+        return count
+    many = SealedPages(count)
+    if not gathered(sealed, many.at, size):
+        return plain_sealed.write_sealed(storage, sealed, size)
+    sort_pages(many.at, count)
+    for place in range(0, count, limit):
+        write_all(storage, fd, many.at + place, min(limit, count - place), size, False)
+        PyErr_CheckSignals()
     return count
 
 
@@ -84,7 +137,7 @@ def write_page(storage, number: u64, raw: bytes) -> None:
         return
     page.number = number
     page.at = bytes_at(raw)
-    write_all(storage, fd, cython.address(page), 1, size)
+    write_all(storage, fd, cython.address(page), 1, size, True)
 
 
 def leads_to(path: str, identity: tuple) -> bool:

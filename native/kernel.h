@@ -242,7 +242,7 @@ static void offer_block(Block *block)
 
 #include <errno.h>
 #include <time.h>
-#define SEALED_LIMIT 64 /* pages that are written by one call from Python */
+#define SEALED_LIMIT 64 /* pages that are written at a time, and with the interpreter's lock kept if there are no more */
 
 /* A small write into the system's cache takes a few microseconds. To let the interpreter's lock go and get it back
  * takes longer, when other threads want it; worse, they then meet a thread that is stopped in the middle of its commit.
@@ -290,6 +290,15 @@ static void call_took(uint64_t time)
 /* A page that has its number, and where it lies in memory. */
 typedef struct { uint64_t number; unsigned char *at; } SealedPage;
 
+static int page_order(const void *a, const void *b)
+{
+    uint64_t left = ((const SealedPage *)a)->number, right = ((const SealedPage *)b)->number;
+    return (left > right) - (left < right);
+}
+
+/* Any number of pages, by their numbers. */
+static void sort_pages(SealedPage *at, size_t count) { qsort(at, count, sizeof *at, page_order); }
+
 #if defined(__linux__)
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -298,7 +307,7 @@ typedef struct { uint64_t number; unsigned char *at; } SealedPage;
 #define COWDB_SYSTEM_CALLS 1
 static long long file_size(int fd) { return (long long)lseek(fd, 0, SEEK_END); }
 
-/* Write the pages from byte `*done` of all their bytes on, in the order of their numbers, neighbours in one call.
+/* Write SEALED_LIMIT pages at most, from byte `*done` of all their bytes on, by their numbers, neighbours in one call.
  * 0, or what errno says; EINTR: a signal is to be answered, then go on; -1: it made no progress. */
 static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t size, size_t *done)
 {

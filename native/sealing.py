@@ -217,9 +217,11 @@ class Writer(Editor):
     @cython.exceptval(-1, check=False)
     def gather_all(self) -> cython.Py_ssize_t:
         """Note the dirty pages, for the seal; how many there are."""
-        self._order = []
-        if self._page is not None:
-            self.gather(self._page)
+        if not PyList_GET_SIZE(self._order) or self._gathered != self.changes_made + self.changes.copied:
+            self._order = []
+            if self._page is not None:
+                self.gather(self._page)
+            self._gathered = self.changes_made + self.changes.copied
         return PyList_GET_SIZE(self._order)
 
     @cython.cfunc

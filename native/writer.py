@@ -37,7 +37,8 @@ class Editor(Reader):
     pending = cython.declare(cython.longlong, visibility="readonly")
     _slack = cython.declare(cython.int)
     _sealed = cython.declare(object)
-    _order = cython.declare(list)
+    _order = cython.declare(list)  # the dirty pages, children first, when ...
+    _gathered = cython.declare(cython.longlong)  # ... so much had been changed and copied
     _tail = cython.declare(list)  # the dirty path to the last leaf, while it is known
     _greatest = cython.declare(bytes)  # the last key, while _tail is known
 
