@@ -47,6 +47,7 @@ class Extent:
         self.max_pages: int | None = None
         self.pages = 0  # of the file
         self._enough: tuple[int, int] | None = None  # page count and ready pages for which nothing was to do last
+        self.perhaps_long = True  # false: not worth cutting, for the state that it was last grown for
         self.backed = 0  # pages from the start of the file that have blocks of the disk
 
     def begin(self, meta: Meta, max_size: int | None) -> None:
@@ -62,7 +63,12 @@ class Extent:
         if pages != self.pages:
             self.pages = pages
             self.backed = min(self.backed, pages)
-            self._enough = None
+            self.forget()
+
+    def forget(self) -> None:
+        """What was found out for the last state does not hold: the next growth, and the next cut, look anew."""
+        self._enough = None
+        self.perhaps_long = True
 
     # ------------------------------------------------------------ growing
 
@@ -97,6 +103,7 @@ class Extent:
             self._back(wanted, min(wanted + spare, self.pages))
         if inserted:  # who only deletes asks for less
             self._enough = page_count, ready_pages
+        self.perhaps_long = self.worth_cutting(page_count)
 
     def _back(self, wanted: int, better: int) -> None:
         """Have real blocks behind the first `wanted` pages, or `better` that many at once, so that this is seldom."""
@@ -157,5 +164,5 @@ class Extent:
         except OSError:
             return  # the next cut tries again
         self.pages = pages
-        self._enough = None
         self.backed = min(self.backed, pages)
+        self.forget()

@@ -161,7 +161,7 @@ class Pager:
         try:
             if lock.holds(turn) and self._has_turn and self.group.idle():
                 try:
-                    if not self.storage.read_only and self.poison.reason is None:
+                    if self.extent.perhaps_long and not self.storage.read_only and self.poison.reason is None:
                         self._cut_file()
                 except MemoryError:
                     pass  # the next cut tries again
@@ -197,6 +197,7 @@ class Pager:
         allocator = self.allocator
         if allocator.base != meta.transaction:
             # Another process has written since, or nobody yet.
+            self.extent.forget()
             self.extent.look()
             self._durable_pages = max(self._durable_pages, meta.page_count)
             self.next_transaction = max(self.next_transaction, _next_id(meta.transaction))
@@ -219,6 +220,7 @@ class Pager:
             if draft.allotted:
                 self.allocator.free = None
                 self.next_transaction = draft.following
+                self.extent.forget()  # it may have grown for nothing
                 draft.allotted = False
         finally:
             self.unlock(draft.turn)  # nothing, if it was handed on

@@ -496,6 +496,26 @@ def test_an_abort_gives_back_all_that_it_took(db):
 # ---------------------------------------------------------------- early writes
 
 
+@pytest.mark.parametrize("then", ["nothing", "a commit"])
+def test_an_abort_cuts_off_what_early_writes_have_added(disk, then):
+    """Also if the last commit before it found that there was nothing to cut."""
+    db = opened(disk, memory_budget=SIZE * 4)
+    for number in range(5):
+        put(db, b"%d" % number, b"before")
+    storage = pager_of(db).storage
+    before = storage.size()
+    transaction = db.write()
+    for number in range(5000):
+        transaction[b"%06d" % number] = b"x" * 200
+    assert storage.size() > before + 300 * SIZE
+    transaction.abort()
+    if then == "a commit":
+        put(db, b"4", b"after")
+    assert storage.size() < before + 100 * SIZE
+    assert db.check() == []
+    vanish(db)
+
+
 @pytest.mark.parametrize("end", ["commit", "abort", "error in commit"])
 def test_a_transaction_larger_than_its_memory_is_written_early(disk, end):
     db = opened(disk, memory_budget=SIZE * 4)
