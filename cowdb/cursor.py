@@ -68,46 +68,61 @@ def _clean_leaves(
 ) -> Iterator[tuple[Page, int, int]]:
     """The same as `_leaves`, of a tree that does not change.
 
-    No path is kept: the separator that ends one leaf leads to the next one.  The
-    separators must move on, or a forged file could lead round and round (I7); and it
-    may lead to one page many times, so more leaves than it has pages are not believed.
+    No path is kept: within a branch that is unpacked one leaf comes after the other,
+    else the separator that ends one leads to the next one.  The separators must move
+    on, or a forged file could lead round and round (I7); and it may lead to one page
+    many times, so more leaves than it has pages are not believed.
     """
     left = tree.open_space().pages
     if reverse:
         while found := tree.leaf_before(high):
-            leaf, lower, _ = found
-            left -= 1
-            if left < 0:
-                raise _endless()
+            leaf, lower, _, branch, index = found
             last = leaf.cells if high is None else leaf.lower_bound(high)
-            first = 0
-            if low is not None and (lower is None or lower < low):
-                first = leaf.lower_bound(low)
-            if last > first:
-                yield leaf, first, last
-            if lower is None or (low is not None and lower <= low):
-                return
-            if high is not None and lower >= high:
-                raise _endless()
-            high = lower
+            while True:
+                left -= 1
+                if left < 0:
+                    raise _endless()
+                first = 0
+                if low is not None and (lower is None or lower < low):
+                    first = leaf.lower_bound(low)
+                if last > first:
+                    yield leaf, first, last
+                if lower is None or (low is not None and lower <= low):
+                    return
+                if high is not None and lower >= high:
+                    raise _endless()
+                high = lower
+                index -= 1
+                if branch is None or index < 1:  # what is below the first child of a branch stands above the branch
+                    break
+                lower = branch[0][index - 1]
+                leaf = tree.load(branch[1][index], 0)
+                last = leaf.cells
         return
     at = b"" if low is None else low
     while found := tree.leaf_at(at):
-        leaf, _, upper = found
-        left -= 1
-        if left < 0:
-            raise _endless()
+        leaf, _, upper, branch, index = found
         first = leaf.lower_bound(at) if at else 0
-        last = leaf.cells
-        if high is not None and (upper is None or high < upper):
-            last = leaf.lower_bound(high)
-        if last > first:
-            yield leaf, first, last
-        if upper is None or (high is not None and upper >= high):
-            return
-        if upper <= at:
-            raise _endless()
-        at = upper
+        while True:
+            left -= 1
+            if left < 0:
+                raise _endless()
+            last = leaf.cells
+            if high is not None and (upper is None or high < upper):
+                last = leaf.lower_bound(high)
+            if last > first:
+                yield leaf, first, last
+            if upper is None or (high is not None and upper >= high):
+                return
+            if upper <= at:
+                raise _endless()
+            at = upper
+            index += 1
+            if branch is None or index >= len(branch[0]):  # what is above the last child stands above the branch
+                break
+            upper = branch[0][index]
+            leaf = tree.load(branch[1][index], 0)
+            first = 0
 
 
 def _leaves(tree: Reader, low: bytes | None, high: bytes | None, *, reverse: bool) -> Iterator[tuple[Page, int, int]]:

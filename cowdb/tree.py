@@ -30,7 +30,7 @@ from cowdb import format as fmt
 from cowdb.errors import ClosedError, CorruptionError
 from cowdb.page import Page
 from cowdb.path import Path
-from cowdb.space import BIRTH_MASK, LATELY, Space
+from cowdb.space import BIRTH_MASK, LATELY, Branch, Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,9 @@ _LEAF_KIND: Final = fmt.LEAF_KIND
 _HEADER_WORDS: Final = fmt.HEADER_SIZE // 8
 _KINDS: Final = tuple((fmt.BRANCH_KIND if level else fmt.LEAF_KIND) | level << 8 for level in range(fmt.MAX_DEPTH))
 """What kind and level read as one 16-bit integer, by level."""
+
+Place = tuple[Page, bytes | None, bytes | None, Branch | None, int]
+"""A leaf, the separators below and above it, and the branch and its child that the leaf is."""
 
 
 def as_key(key: object) -> bytes:
@@ -160,19 +163,22 @@ class Reader:
 
     # ------------------------------------------------------------ one leaf of a clean tree
 
-    def leaf_at(self, key: bytes) -> tuple[Page, bytes | None, bytes | None] | None:
+    def leaf_at(self, key: bytes) -> Place | None:
         """The clean leaf whose range holds `key`, and its separators, None at the ends; None if the tree is empty.
 
-        O(log n), through the branches that `Space` keeps unpacked.
+        Last comes its branch, if `Space` keeps that unpacked, and which child of it
+        the leaf is, so that its neighbours are found without a search.  O(log n).
         """
         return self._leaf(key, before=False)
 
-    def leaf_before(self, key: bytes | None) -> tuple[Page, bytes | None, bytes | None] | None:
+    def leaf_before(self, key: bytes | None) -> Place | None:
         """The same for the keys just below `key`; None: for the greatest keys of all. O(log n)."""
         return self._leaf(key, before=True)
 
-    def _leaf(self, key: bytes | None, *, before: bool) -> tuple[Page, bytes | None, bytes | None] | None:
+    def _leaf(self, key: bytes | None, *, before: bool) -> Place | None:
         lower = upper = None
+        branch = None
+        index = 0
         level = self.depth - 1
         bits = self.bits
         space = self.open_space()
@@ -202,7 +208,7 @@ class Reader:
                     upper = separators[index]
                 bits = references[index]
             level -= 1
-        return self.load(bits, 0), lower, upper
+        return self.load(bits, 0), lower, upper, branch, index
 
     # ------------------------------------------------------------ one key
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from types import SimpleNamespace
 
 import pytest
@@ -100,7 +101,7 @@ def test_scans_through_branches_that_were_visited_often():
 @pytest.mark.parametrize("separator", [b"k", b"kk"])
 def test_separators_that_lead_round_and_round_are_damage(reverse, separator):
     leaf = Page.build_leaf([(b"k", 1, b"v")], 4096)
-    found = leaf, *((None, separator) if not reverse else (separator, None))
+    found = leaf, *((None, separator) if not reverse else (separator, None)), None, 0
     looks = []
 
     def look(key):
@@ -111,6 +112,85 @@ def test_separators_that_lead_round_and_round_are_damage(reverse, separator):
     with pytest.raises(CorruptionError, match="do not rise"):
         list(_clean_leaves(tree, None, None, reverse=reverse))
     assert len(looks) == 2, "it is found out at once"
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_neighbours_within_an_unpacked_branch_are_found_without_a_search(reverse):
+    """Those at its ends are searched for: what bounds them stands in another branch."""
+    keys = [b"%d" % number for number in range(6)]
+    pages = [Page.build_leaf([(key, 1, b"v")], 4096) for key in keys]
+    branch = keys[1:], list(range(6))
+    looks = []
+
+    def place(index):
+        return pages[index], branch[0][index - 1] if index else None, branch[0][index] if index < 5 else None
+
+    def look(key):
+        looks.append(key)
+        index = (
+            bisect_left(branch[0], key) if reverse and key is not None else 5 if reverse else keys.index(key or b"0")
+        )
+        return *place(index), branch, index
+
+    tree = SimpleNamespace(
+        open_space=lambda: SimpleNamespace(pages=1000), leaf_at=look, leaf_before=look, load=lambda bits, _: pages[bits]
+    )
+    found = [leaf.key(0) for leaf, _, _ in _clean_leaves(tree, None, None, reverse=reverse)]
+    assert found == (keys[::-1] if reverse else keys)
+    assert looks == ([None, b"1"] if reverse else [b"", b"5"])
+    looks.clear()
+    found = [leaf.key(0) for leaf, _, _ in _clean_leaves(tree, b"1", b"4", reverse=reverse)]
+    assert found == ([b"3", b"2", b"1"] if reverse else [b"1", b"2", b"3"])
+    assert len(looks) == 1
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_unpacked_branch_whose_separators_do_not_rise_is_damage(reverse):
+    leaf = Page.build_leaf([(b"k", 1, b"v")], 4096)
+    branch = [b"b", b"d", b"c", b"a", b"e", b"f"], list(range(7))
+    index = 5 if reverse else 1
+    found = leaf, branch[0][index - 1], branch[0][index], branch, index
+    tree = SimpleNamespace(
+        open_space=lambda: SimpleNamespace(pages=1000),
+        leaf_at=lambda key: found,
+        leaf_before=lambda key: found,
+        load=lambda bits, level: leaf,
+    )
+    with pytest.raises(CorruptionError, match="do not rise"):
+        list(_clean_leaves(tree, None, None, reverse=reverse))
+
+
+def test_an_unpacked_branch_that_leads_to_more_leaves_than_the_file_has_pages_is_damage():
+    leaf = Page.build_leaf([(b"k", 1, b"v")], 4096)
+    branch = [b"%03d" % number for number in range(100)], list(range(101))
+    for reverse in False, True:
+        index = 99 if reverse else 1
+        found = leaf, branch[0][index - 1], branch[0][index], branch, index
+        tree = SimpleNamespace(
+            open_space=lambda: SimpleNamespace(pages=50),
+            leaf_at=lambda key, found=found: found,
+            leaf_before=lambda key, found=found: found,
+            load=lambda bits, level: leaf,
+        )
+        with pytest.raises(CorruptionError, match="more leaves than the file has pages"):
+            list(_clean_leaves(tree, None, None, reverse=reverse))
+
+
+@pytest.mark.parametrize("size", [4096, 32768])
+def test_a_scan_that_is_repeated_gives_the_same(size):
+    """The lookup of its leaves may keep branches unpacked, at first of some levels only."""
+    items = far_items(60, 0) + numbered(4000, 30)
+    kernel = Kernel(size)
+    kernel.put(items)
+    tree = kernel.reader()
+    keys = [key for key, _ in items]
+    rng = random.Random(size)
+    for _ in range(40):
+        low, high = sorted(rng.sample(range(len(keys)), 2))
+        assert list(scan(tree, KEYS, keys[low], keys[high])) == keys[low:high]
+        assert list(scan(tree, ITEMS, keys[low], keys[high], reverse=True)) == items[low:high][::-1]
+    assert list(scan(tree, ITEMS, None, None)) == items
+    assert list(scan(tree, ITEMS, None, None, reverse=True)) == items[::-1]
 
 
 def test_scans_give_overflow_values():
