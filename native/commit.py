@@ -30,10 +30,11 @@ def seal_usual(draft: Draft, free: FreeList, live: list, room: cython.Py_ssize_t
     end: u64 = draft.page_count
     short: cython.Py_ssize_t
     place: cython.Py_ssize_t
-    numbers: Numbers = Numbers(pages)
-    short = free.take_lowest(pages, None, numbers.at)
+    memory: Scratch = Scratch(pages * cython.sizeof(u64))
+    numbers = cython.cast(cython.pointer[u64], memory.at)
+    short = free.take_lowest(pages, None, numbers)
     for place in range(short):
-        numbers.at[pages - short + place] = end + place
+        numbers[pages - short + place] = end + place
     if main.changes_made:
         main.seal_as(numbers, None, sealed)
     return main.described(), free.take_tail(end + short)

@@ -68,23 +68,6 @@ def write_all(
         PyErr_CheckSignals()
 
 
-@cython.final
-@cython.no_gc
-@cython.cclass
-class SealedPages:
-    """Room for so many pages that have their numbers."""
-
-    at: cython.pointer[SealedPage]
-
-    def __cinit__(self, count: cython.Py_ssize_t):
-        self.at = cython.cast(cython.pointer[SealedPage], PyMem_Malloc((count + 1) * cython.sizeof(SealedPage)))
-        if self.at == cython.NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        PyMem_Free(self.at)
-
-
 @cython.cfunc
 @cython.exceptval(-1, check=False)
 def gathered(sealed, pages: cython.pointer[SealedPage], size: cython.Py_ssize_t) -> cython.bint:
@@ -106,7 +89,8 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t):
     parts: list = sealed.parts
     count: cython.Py_ssize_t = PyList_GET_SIZE(parts)
     few: SealedPage[SEALED_LIMIT]
-    many: SealedPages
+    many: cython.pointer[SealedPage]
+    room: Scratch
     fd: cython.int = descriptor_of(storage)
     limit: cython.Py_ssize_t = min(SEALED_LIMIT, plain_storage.WRITE_LIMIT // size)
     place: cython.Py_ssize_t
@@ -117,12 +101,13 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t):
             return plain_sealed.write_sealed(storage, sealed, size)
         write_all(storage, fd, few, count, size, True)
         return count
-    many = SealedPages(count)
-    if not gathered(sealed, many.at, size):
+    room = Scratch(count * cython.sizeof(SealedPage))
+    many = cython.cast(cython.pointer[SealedPage], room.at)
+    if not gathered(sealed, many, size):
         return plain_sealed.write_sealed(storage, sealed, size)
-    sort_pages(many.at, count)
+    sort_pages(many, count)
     for place in range(0, count, limit):
-        write_all(storage, fd, many.at + place, min(limit, count - place), size, False)
+        write_all(storage, fd, many + place, min(limit, count - place), size, False)
         PyErr_CheckSignals()
     return count
 

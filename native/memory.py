@@ -315,6 +315,23 @@ def broken(view: cython.pointer[View]):
     return CorruptionError(get64(view.at + 8), "a cell or a count of it makes no sense: it leads outside")
 
 
+@cython.final
+@cython.no_gc
+@cython.cclass
+class Scratch:
+    """Memory for as long as a call takes, however that ends."""
+
+    at: cython.p_void
+
+    def __cinit__(self, size: cython.Py_ssize_t):
+        self.at = PyMem_Malloc(size)
+        if self.at == cython.NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.at)
+
+
 @cython.cfunc
 @cython.inline
 def tuple_of(value, length: cython.Py_ssize_t) -> tuple:

@@ -9,23 +9,6 @@ from native.tree import *
 from native.writer import *
 
 
-@cython.final
-@cython.no_gc
-@cython.cclass
-class Numbers:
-    """Room for the numbers of so many pages."""
-
-    at: cython.pointer[u64]
-
-    def __cinit__(self, pages: cython.Py_ssize_t):
-        self.at = cython.cast(cython.pointer[u64], PyMem_Malloc((pages + 1) * cython.sizeof(u64)))
-        if self.at == cython.NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        PyMem_Free(self.at)
-
-
 @cython.cclass
 class Writer(Editor):
     """A tree that is being changed by one write transaction; see `cowdb.writer.Writer`."""
@@ -248,17 +231,17 @@ class Writer(Editor):
             return self._sealed
         pages: cython.Py_ssize_t = PyList_GET_SIZE(self._order)
         index: cython.Py_ssize_t
-        given: Numbers = Numbers(pages)
+        room: Scratch = Scratch(pages * cython.sizeof(u64))
+        given = cython.cast(cython.pointer[u64], room.at)
         for index in range(pages):
-            given.at[index] = next(numbers)
+            given[index] = next(numbers)
         self.seal_as(given, place_run, sealed)
         return self.described()
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
-    def seal_as(self, given: Numbers, place_run, sealed) -> cython.int:
-        """Seal: as many numbers are `given` as there are dirty pages."""
-        numbers: cython.pointer[u64] = given.at
+    def seal_as(self, numbers: cython.pointer[u64], place_run, sealed) -> cython.int:
+        """Seal; `numbers` are as many as there are dirty pages."""
         starts: list = sealed.numbers
         parts: list = sealed.parts
         order: list = self._order
