@@ -51,6 +51,7 @@ def joined(sources: Path) -> str:
     """
     text = ["# cython: language_level=3, boundscheck=True, wraparound=True, initializedcheck=False, cdivision=True"]
     text += ["# cython: binding=False, infer_types=True, freethreading_compatible=True, annotation_typing=True"]
+    text += ["# cython: unraisable_tracebacks=False"]  # else a finalizer's error goes to `sys.excepthook` as well
     text += ["# Joined by setup.py from the parts in native/; do not edit.", "from __future__ import annotations"]
     for part in PARTS:
         source = (sources / f"{part}.py").read_text(encoding="utf-8")

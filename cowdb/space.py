@@ -35,6 +35,8 @@ _KEPT_CELLS: Final = 200_000
 LATELY: Final = 1024
 """Leaves whose visits are counted, before the counting begins anew: who comes back later than that is not hot."""
 _KEPT_ENTRIES: Final = 65_536
+_LONG: Final = 64
+"""Bytes of a leaf's keys on average, above which it takes too much memory to keep it."""
 
 Branch = tuple[list[bytes], list[int]]
 """A branch unpacked: the separators, without the one of cell 0, and the packed references of the children."""
@@ -94,11 +96,11 @@ class Space:
         self.branches[bits] = [page.key(index) for index in range(1, cells)], list(map(page.reference, range(cells)))
 
     def take_apart(self, bits: int, page: Any) -> None:
-        """Keep the leaf behind the packed reference `bits` unpacked. O(cells).
+        """Keep the leaf behind the packed reference `bits` unpacked, unless its keys are long. O(cells).
 
         It takes as long as about half a lookup for each cell.  So who calls it after
-        as many visits as there are cells loses little if it was in vain.  What is
-        kept is bounded, by about `_KEPT_ENTRIES` times 250 bytes.
+        twice as many visits as there are cells loses a quarter if it was in vain.
+        What is kept is bounded, by about `_KEPT_ENTRIES` times 250 bytes.
         """
         self.visits.pop(bits, None)
         leaf: Leaf = {}
@@ -111,6 +113,8 @@ class Space:
             if place + (info & fmt.LENGTH_MASK) > end:
                 return
             leaf[page.key(index)] = info, place
+        if sum(map(len, leaf)) > _LONG * len(leaf):
+            return
         if (len(self.leaves) + 1) * page.cells > _KEPT_ENTRIES:
             self.leaves.clear()
         self.leaves[bits] = leaf

@@ -137,8 +137,9 @@ class WriteTransaction(Writing, WriteTree):
                     raise KeyNotFoundError(name)
                 descriptor = fmt.EMPTY_TREE
                 draft.catalog.put(key, descriptor.pack())
+            pin = self.pinning()
             writer = draft.named[name] = WriteTree(draft.space, descriptor, draft.changes)
-            writer._pin = self.pinning()  # noqa: SLF001 - they are one
+            writer._pin = pin  # noqa: SLF001 - they are one
         assert isinstance(writer, WriteTree)
         return writer
 

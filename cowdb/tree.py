@@ -248,7 +248,7 @@ class Reader:
             cells = lead >> 48
             visits = space.visits
             seen = visits.get(bits, 0)
-            if seen < cells:
+            if seen < 2 * cells:
                 visits[bits] = seen + 1
                 if not seen and len(visits) > LATELY:
                     visits.clear()

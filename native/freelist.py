@@ -1,7 +1,8 @@
 """Which pages are free: the twin of `cowdb.freelist.FreeList`.
 
 Runs that are ready lie in two arrays, sorted ones and fresh ones; those that are held in one for each snapshot that
-holds them back.  What takes memory comes before what changes anything, so that a list without memory is as it was.
+holds them back.  What takes memory comes before what changes anything where that can be; a list that was changed all
+the same and ran out of memory is loaded anew by the next transaction (`Draft.allotted`).
 """
 
 from __future__ import annotations
@@ -80,7 +81,11 @@ class Runs:
     @cython.cfunc
     def listed(self, first: cython.Py_ssize_t) -> list:
         """Those from place `first` on, as they are carried: every snapshot lets them go."""
-        return [(self.at[place].start, self.at[place].length, 0, 0) for place in range(first, self.count)]
+        found: list = []
+        place: cython.Py_ssize_t
+        for place in range(first, self.count):
+            found.append((self.at[place].start, self.at[place].length, 0, 0))
+        return found
 
 
 @cython.final
@@ -130,10 +135,13 @@ class Held:
     @cython.cfunc
     def listed(self) -> list:
         """Those, as they are carried."""
-        runs: cython.pointer[HeldRun] = self.at
-        return [
-            (runs[place].start, runs[place].length, runs[place].birth, runs[place].freed) for place in range(self.count)
-        ]
+        found: list = []
+        run: HeldRun
+        place: cython.Py_ssize_t
+        for place in range(self.count):
+            run = self.at[place]
+            found.append((run.start, run.length, run.birth, run.freed))
+        return found
 
 
 @cython.final
@@ -219,7 +227,10 @@ class FreeList:
         """Look again at the runs whose blocker is gone. O(those runs)."""
         if not self._held:
             return
-        gone: list = [blocker for blocker in self._held if first_from(live, blocker) != blocker]
+        gone: list = []
+        for blocker in self._held:
+            if first_from(live, blocker) != blocker:
+                gone.append(blocker)
         gone.sort()
         held: Held
         run: HeldRun
@@ -376,9 +387,10 @@ class FreeList:
     @cython.cfunc
     def held_in_order(self) -> list:
         """The arrays of held runs, the oldest blocker first."""
-        if len(self._held) < 2:
-            return list(self._held.values())
-        return [self._held[blocker] for blocker in sorted(self._held)]
+        found: list = []
+        for blocker in sorted(self._held):
+            found.append(self._held[blocker])
+        return found
 
     def runs(self) -> list:
         """Every run, for the carry list. O(n)."""
@@ -425,6 +437,7 @@ class FreeList:
                     rest.append(run[0], run[1], run[2], run[3])
             if rest.count:
                 left[blocker] = rest
+        taken: list = held[:oldest] + moved
         for place in range(stays, runs.count):
             self.ready_pages -= runs.at[place].length
         runs.count = stays
@@ -432,7 +445,7 @@ class FreeList:
         self.held_runs -= oldest
         for run in gone:
             self.held_pages -= run[1]
-        return held[:oldest] + moved
+        return taken
 
 
 @cython.cfunc

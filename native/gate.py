@@ -220,8 +220,9 @@ class GateState:
             return PlainGate.transactions(self)
         snapshot: Snapshot = self.newest
         try:
-            found: list = [cython.cast(Snapshot, other).transaction for other in self._used]
-            found.append(snapshot.transaction)
+            found: list = [snapshot.transaction]
+            for other in self._used:
+                found.append(cython.cast(Snapshot, other).transaction)
         finally:
             self.go_out()
         return found

@@ -151,9 +151,13 @@ static inline PyObject *named_tuple(PyObject *kind, PyObject *fields)
 {
     Py_ssize_t count = PyTuple_GET_SIZE(fields);
     PyObject *made = ((PyTypeObject *)kind)->tp_alloc((PyTypeObject *)kind, count);
-    if (made)
-        for (Py_ssize_t i = 0; i < count; i++)
-            PyTuple_SET_ITEM(made, i, Py_NewRef(PyTuple_GET_ITEM(fields, i)));
+    if (!made)
+        return NULL;
+    for (Py_ssize_t i = 0; i < count; i++)
+        PyTuple_SET_ITEM(made, i, Py_NewRef(PyTuple_GET_ITEM(fields, i)));
+#if PY_VERSION_HEX >= 0x030E0000 && !defined(Py_LIMITED_API)
+    ((PyTupleObject *)made)->ob_hash = -1; /* not computed yet */
+#endif
     return made;
 }
 

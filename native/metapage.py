@@ -62,6 +62,8 @@ def encode(meta, slot: u64) -> bytes:
         page_size, identity, transaction, durable, pages, time, main, catalog, free, carried, features,
     ) = tuple_of(meta, 11)  # fmt: skip
     size: cython.Py_ssize_t = page_size
+    if type(carried) is not bytes:
+        raise TypeError(f"a carry list is bytes, not {carried!r}")
     carry: bytes = carried
     length: cython.Py_ssize_t = PyBytes_GET_SIZE(carry)
     written: u64 = transaction

@@ -289,18 +289,28 @@ class Page:
 
     def keys(self, first: cython.Py_ssize_t, last: cython.Py_ssize_t, size) -> list:
         """Keys `first` to `last` - 1 of a leaf."""
-        return [self.key(index) for index in range(first, last)]
+        found: list = []
+        index: cython.Py_ssize_t
+        for index in range(first, last):
+            found.append(self.key(index))
+        return found
 
     def leaf_entries(self) -> list:
         """All entries of a leaf, taken apart. O(cells)."""
-        return [(self.key(index), *self.payload(index)) for index in range(self.cells)]
+        found: list = []
+        index: cython.Py_ssize_t
+        for index in range(self.cells):
+            info, payload = self.payload(index)
+            found.append((self.key(index), info, payload))
+        return found
 
     def branch_entries(self) -> list:
         """All entries of a dirty branch, taken apart. O(cells)."""
-        return [
-            (self.key(index), self.reference(index).to_bytes(22, "little"), self.kids[index])
-            for index in range(self.cells)
-        ]
+        found: list = []
+        index: cython.Py_ssize_t
+        for index in range(self.cells):
+            found.append((self.key(index), self.reference(index).to_bytes(22, "little"), self.kids[index]))
+        return found
 
     # ------------------------------------------------------------ changing a dirty page
 
@@ -433,7 +443,12 @@ class Page:
 
     def dirty_kids(self) -> list:
         """Index and page of each dirty child of a dirty branch, in order. O(cells)."""
-        return [(index, kid) for index, kid in enumerate(self.kids) if kid is not None]
+        found: list = []
+        index: cython.Py_ssize_t = next_filled(self.kids, 0)
+        while index >= 0:
+            found.append((index, self.kids[index]))
+            index = next_filled(self.kids, index + 1)
+        return found
 
     def set_reference(self, index: cython.Py_ssize_t, bits) -> None:
         """Write the reference of child `index`, whose page was sealed."""

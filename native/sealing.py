@@ -70,7 +70,7 @@ class Writer(Editor):
             return None
         first = page.search(bytes_at(start), len(start), 1, 0, 1) - 1 if start is not None else 0
         last = page.search(bytes_at(stop), len(stop), 1, 0, 1) - 1 if stop is not None else page.cells - 1
-        separators: list = [page.key(index) for index in range(page.cells)]
+        separators: list = page.keys(0, page.cells, self.page_size)
         kids: list = list(page.kids)
         ref: Ref
         rest: Page
@@ -113,8 +113,7 @@ class Writer(Editor):
             if self._page is None:
                 return 0
             leaf = self.own_way(key, cython.address(way))
-            pages: list = [cython.cast(Page, way.pages[place]) for place in range(way.depth)]
-            pages.append(leaf)
+            pages: list = pages_of(cython.address(way), leaf)
             # From the top: a branch that leads nowhere else gets a neighbour before its child needs one.
             depth = -1
             for place in range(way.depth + 1):
@@ -193,7 +192,9 @@ class Writer(Editor):
     def dirty_pages(self):
         """How many single pages the seal will write, and the lengths in pages of its overflow runs."""
         pages: cython.Py_ssize_t = self.gather_all()
-        runs = [fmt.overflow_pages(len(value), self.page_size) for value in self.large.values()] if self.large else []
+        runs: list = []
+        for value in self.large.values():
+            runs.append(fmt.overflow_pages(len(value), self.page_size))
         return pages, runs
 
     @cython.cfunc

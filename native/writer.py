@@ -277,8 +277,7 @@ class Editor(Reader):
                 if leaf.add(index, at, length, info, bytes_at(payload), size):
                     leaf.count += 1
                     if at_end:
-                        self._tail = [cython.cast(Page, way.pages[step]) for step in range(way.depth)]
-                        self._tail.append(leaf)
+                        self._tail = pages_of(cython.address(way), leaf)
                         self._greatest = key
                 else:
                     self.divide_leaf(pairs_of(cython.address(way)), leaf, index, key, info, payload)
@@ -315,7 +314,9 @@ class Editor(Reader):
             self._greatest = key
         else:
             leaf.count -= 1
-            path: list = [(page, page.cells - 1) for page in tail[:depth]]
+            path: list = []
+            for page in tail[:depth]:
+                path.append((page, page.cells - 1))
             self.divide_leaf(path, leaf, leaf.cells, key, info, payload)
             page = self.current([])
             tail = [page]
@@ -658,7 +659,8 @@ class Editor(Reader):
         if left.level:
             both.name(left.cells, separator)
         both.measure()
-        here: list = [*path, (parent, first)]
+        here: list = path[:]
+        here.append((parent, first))
         parent.take(first + 1)
         if both.bytes_of(0, both.count) <= self._slack:
             self.swap(here, both.build(0, both.count))
@@ -678,9 +680,24 @@ class Editor(Reader):
 
 
 @cython.cfunc
+def pages_of(way: cython.pointer[Way], leaf: Page) -> list:
+    """The pages of a way, and the leaf that it leads to."""
+    found: list = []
+    step: cython.int
+    for step in range(way.depth):
+        found.append(cython.cast(Page, way.pages[step]))
+    found.append(leaf)
+    return found
+
+
+@cython.cfunc
 def pairs_of(way: cython.pointer[Way]) -> list:
     """A way as a list of pages with their indexes, which holds the pages."""
-    return [(cython.cast(Page, way.pages[step]), way.at[step]) for step in range(way.depth)]
+    found: list = []
+    step: cython.int
+    for step in range(way.depth):
+        found.append((cython.cast(Page, way.pages[step]), way.at[step]))
+    return found
 
 
 @cython.cfunc

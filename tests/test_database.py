@@ -624,6 +624,27 @@ def test_a_forgotten_writer_warns_and_lets_the_lock_go(database):
     assert b"a" not in db
 
 
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_is_raised_while_a_forgotten_writer_ends_goes_to_the_hook_for_it(database, monkeypatch, raised):
+    """As from any finalizer: it is told once, nobody else sees it, and the lock is let go."""
+    db = database()
+    told, hooked = [], []
+
+    def show(*_):
+        raise raised
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    monkeypatch.setattr(sys, "excepthook", lambda *error: hooked.append(error[0]))
+    forgotten = [db.write()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", show)
+        forget(forgotten)
+    assert (told, hooked) == ([raised], [])
+    db[b"a"] = b"1"
+
+
 def test_a_forgotten_reader_pins_nothing(database):
     db = database()
     snapshot = db.read()

@@ -31,6 +31,7 @@ from cowdb.testing import MemoryDisk
 
 ENGINE = (
     "transaction.py",
+    "writing.py",
     "pager.py",
     "draft.py",
     "group.py",
@@ -175,7 +176,7 @@ def test_a_beginning_that_is_interrupted_leaves_the_lock_free(path, durability):
 
 def test_an_abort_that_is_interrupted_can_be_repeated(path):
     """The story: no memory for a list in the middle of an abort; a second abort did nothing, and the lock was kept."""
-    for (db, transaction), where in struck(lambda it: it[1].abort, lambda: begun(path), 30):
+    for (db, transaction), where in struck(lambda it: it[1].abort, lambda: begun(path), 20):
         transaction.abort()
         assert transaction.closed
         with pytest.raises(cowdb.ClosedError):
@@ -184,7 +185,7 @@ def test_an_abort_that_is_interrupted_can_be_repeated(path):
 
 
 def test_an_abort_that_is_interrupted_and_forgotten_is_ended_by_its_finalizer(path):
-    for it, where in struck(lambda it: it[1].abort, lambda: list(begun(path)), 30):
+    for it, where in struck(lambda it: it[1].abort, lambda: list(begun(path)), 20):
         del it[1]
         gc.collect()
         goes_on(it[0], path, where)

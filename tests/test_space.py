@@ -302,6 +302,16 @@ def test_a_leaf_with_a_cell_that_leads_outside_is_not_unpacked():
         assert 77 not in space.visits, "it is not tried again at once"
 
 
+@plain_only
+def test_a_leaf_with_long_keys_is_not_unpacked():
+    """It would take memory for which what is kept has no bound."""
+    space = Space(image()[0], SIZE)
+    for length, kept in ((64, True), (65, False)):
+        entries = [(b"%03d" % at + bytes(length - 3), 1, b"v") for at in range(20)]
+        space.take_apart(length, Page.build_leaf(entries, SIZE))
+        assert (length in space.leaves) == kept
+
+
 def test_every_look_at_the_mapping_of_before_a_fork_raises():
     for name in ("data", "pages", "meet", "overflow"):
         with pytest.raises(ForkedError, match="open the database again"):

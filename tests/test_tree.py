@@ -525,7 +525,7 @@ def test_a_leaf_that_is_visited_very_often_is_still_the_same_leaf(style):
             for key, value in model.items():
                 assert reader.get(key) == value
                 assert reader.get(key + b"\0not there") is None
-        if FORM == "plain":
+        if FORM == "plain" and style != "far":  # whose keys are long
             assert reader.space.leaves
         writer = kernel.writer()
         for key in list(model)[step::9]:
@@ -549,7 +549,7 @@ def test_leaves_that_are_visited_now_and_then_are_not_unpacked(monkeypatch):
             reader.get(key)
     assert not reader.space.leaves
     assert 0 < len(reader.space.visits) <= 10
-    for _ in range(200):
+    for _ in range(2000):
         reader.get(keys[7])
     assert len(reader.space.leaves) == 1
 
