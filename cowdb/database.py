@@ -33,6 +33,7 @@ from cowdb.errors import (
     ReadOnlyError,
 )
 from cowdb.kernel import Handle, Turn, leads_to
+from cowdb.locks import me
 from cowdb.opening import absolute, alone, check_options, empty_image, enter, open_storage
 from cowdb.pager import Pager
 from cowdb.storage import Disk, FileDisk
@@ -109,7 +110,7 @@ class Database(Handle[Core, Transaction]):
         self._lock_timeout: float | None = options["lock_timeout"]
         self._read_only: bool = options["read_only"]
         self._forks = shared.forks
-        self._open: dict[Turn, weakref.ref[WriteTransaction]] = {}
+        self._open: dict[Turn, tuple[weakref.ref[WriteTransaction], _Owner]] = {}
         self._writing: Turn | None = None
         self._flushing: dict[Turn, tuple[threading.Thread, threading.Lock]] = {}  # commits that let the turn go
         shared.handles.add(self)
@@ -177,6 +178,7 @@ class Database(Handle[Core, Transaction]):
     def _turn(self) -> Iterator[Core]:
         """The core and the writer lock, for something other than a transaction."""
         with self._staying() as core:
+            self._end_forgotten()
             turn = Turn()
             try:
                 core.pager.lock(self._lock_timeout, turn)
@@ -200,8 +202,16 @@ class Database(Handle[Core, Transaction]):
         """Those of this handle that are open, or were a moment ago."""
         while True:
             with contextlib.suppress(RuntimeError):  # another thread began or ended one meanwhile
-                writing = [found for known in self._open.values() if (found := known()) is not None]
+                writing = [found for known, _ in self._open.values() if (found := known()) is not None]
                 return [*self.readings(), *writing]
+
+    def _end_forgotten(self) -> None:
+        """End a transaction of this thread that nobody holds, and whose finalizer an interrupt has broken off."""
+        writing = self._writing
+        if writing is not None and writing.me is me():
+            known, owner = self._open.get(writing, (None, None))
+            if known is not None and owner is not None and known() is None:
+                owner.end()
 
     # ------------------------------------------------------------ transactions
 
@@ -219,6 +229,8 @@ class Database(Handle[Core, Transaction]):
         lazy = self._lazy if durability is None else _is_lazy(durability)
         pager = core.pager
         gate = pager.gate
+        if self._writing is not None:
+            self._end_forgotten()
         turn = Turn()
         held: list[Snapshot] = []
         draft = None
@@ -230,8 +242,9 @@ class Database(Handle[Core, Transaction]):
             self._live()  # it may have been closed while we waited
             draft = pager.begin(turn)
             gate.hold(held)
-            transaction = WriteTransaction(_Owner(self, core, draft, held, lazy=lazy))
-            self._open[turn] = weakref.ref(transaction)
+            owner = _Owner(self, core, draft, held, lazy=lazy)
+            transaction = WriteTransaction(owner)
+            self._open[turn] = weakref.ref(transaction), owner
             gate.exit(turn)
             return transaction  # noqa: TRY300 - an interrupt here must find the handler, too
         except BaseException:  # whatever comes in between, the writer lock does not stay behind
@@ -408,6 +421,7 @@ class Database(Handle[Core, Transaction]):
         if self._forks != shared.forks:
             self._core = None  # the parent's: nothing of it is ours to end
             return
+        self._end_forgotten()
         writing = self._writing
         if (
             writing is not None

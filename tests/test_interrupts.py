@@ -392,3 +392,38 @@ def test_a_closed_file_is_let_go_at_once(tmp_path):
         assert pager() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(kernel.FORM == "compiled", reason="nothing interrupts a finalizer of C as it begins")
+@pytest.mark.parametrize("then", ["write", "sync", "check", "close"])
+def test_a_finalizer_that_is_broken_off_as_it_begins_keeps_no_turn(path, monkeypatch, then):
+    """The story: Ctrl-C struck the first line of it, and the thread was told for ever that it was writing already."""
+    db = opened(path)
+    transaction = db.write()
+    transaction[b"0"] = b"forgotten"
+    struck_at = []
+
+    def trace(frame, event, _argument):
+        if event == "call" and frame.f_code.co_name == "__del__" and frame.f_code.co_filename.endswith("writing.py"):
+            sys.settrace(None)
+            struck_at.append(frame.f_lineno)
+            raise StruckError
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # who keeps the error keeps the transaction, too
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        del transaction
+    finally:
+        sys.settrace(before)
+    assert struck_at, "it has no finalizer"
+    if then == "write":
+        db[b"1"] = b"written"
+    elif then == "sync":
+        db.sync()
+    elif then == "check":
+        assert db.check() == []
+    else:
+        db.close()
+        db = opened(path)
+    goes_on(db, path, then)
