@@ -197,6 +197,7 @@ class Database(Handle[Core, Transaction]):
         """In a forked child: what is open of this handle is the parent's."""
         for transaction in self._transactions():
             transaction.abandon()
+        self._open = {}  # their owners have this handle, and would keep it until the garbage collector comes by
 
     def _transactions(self) -> list[Transaction | WriteTransaction]:
         """Those of this handle that are open, or were a moment ago."""

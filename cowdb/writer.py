@@ -131,14 +131,17 @@ class Writer(Reader):
         kid = parent.kids[index]
         if kid is None:
             bits = parent.reference(index)
+            torn = self.changes.torn
             kid = self._copy(bits, parent.level - 1)
             parent.kids[index] = kid
+            self.changes.torn = torn
         return kid
 
     def _copy(self, bits: int, level: int) -> Page:
         page = self.load(bits, level)
         changes = self.changes
         kid = page.copy(self.page_size, page.cells if not level else bits >> 96 & fmt.MAX_U48)
+        changes.torn = True  # until the copy is in its place: what is free must be reachable no more (I1)
         changes.freed.append((bits & fmt.MAX_U48, 1, bits >> 48 & fmt.MAX_U48))
         changes.copied += 1
         changes.dirty += self.page_size
@@ -147,7 +150,10 @@ class Writer(Reader):
     def _own_root(self) -> Page | None:
         if self.page is None and self.depth:
             self.open_space()
+            torn = self.changes.torn
             self.page = self._copy(self.bits, self.depth - 1)
+            self.version += 1  # whatever fails from here on, the root moves, for its old page is free
+            self.changes.torn = torn
         return self.page
 
     def _own_path(self, key: bytes) -> tuple[list[tuple[Page, int]], Page]:

@@ -12,6 +12,7 @@ many pages, a test that watches each call.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from native.frames import *
@@ -35,6 +36,15 @@ def descriptor_of(storage) -> cython.int:
     ):
         return -1
     return storage._fd
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=False)
+def still_leads(storage, fd: cython.int) -> cython.int:
+    """Raise if a signal's handler or a thread has closed the storage: the number may be another file's by now."""
+    if storage._fd != fd:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), storage.path)
+    return 0
 
 
 @cython.cfunc
@@ -66,6 +76,7 @@ def write_all(
         if error != INTERRUPTED_CALL:
             raise OSError(error, os.strerror(error))
         PyErr_CheckSignals()
+        still_leads(storage, fd)
 
 
 @cython.cfunc
@@ -107,6 +118,7 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t):
         return plain_sealed.write_sealed(storage, sealed, size)
     sort_pages(many, count)
     for place in range(0, count, limit):
+        still_leads(storage, fd)
         write_all(storage, fd, many + place, min(limit, count - place), size, False)
         PyErr_CheckSignals()
     return count

@@ -131,6 +131,7 @@ class Editor(Reader):
     def own_root(self) -> Page:
         if self._page is None and self.depth:
             self._page = self.copy_of(cython.address(self.root), self.depth - 1)
+            self.changes_made += 1  # whatever fails from here on, the root moves, for its old page is free (I1)
         return self._page
 
     @cython.cfunc

@@ -325,3 +325,57 @@ def test_a_commit_that_is_interrupted_at_any_line_leaves_its_free_list_to_nobody
         if not struck:
             assert place > 30
             return
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("change", ["put", "delete", "delete_range"])
+def test_a_change_that_meets_a_damaged_leaf_spreads_no_damage(tmp_path, change):
+    """The root was copied and its page was free, but the tree counted no change: its old root stayed in the state.
+
+    The next commits used that page again, and the whole tree was lost (I1).
+    """
+    path = tmp_path / "db"
+    keys = [b"%06d" % number for number in range(2000)]
+    with cowdb.open(path, page_size=SIZE) as db, db.write() as transaction:
+        transaction.update((key, b"v" * 20) for key in keys)
+        transaction.tree("other", create=True)[b"a"] = b"b"
+    image = bytearray(path.read_bytes())
+    leaves = [
+        number
+        for number in range(2, len(image) // SIZE)
+        if image[number * SIZE + 4] == fmt.LEAF_KIND and b"v" * 20 in image[number * SIZE : (number + 1) * SIZE]
+    ]
+    damaged = leaves[-1]
+    image[damaged * SIZE + 4000] ^= 0xFF
+    path.write_bytes(image)
+
+    def reachable():
+        with db.read() as snapshot:
+            return [key for key in keys if answers(snapshot, key)]
+
+    def answers(snapshot, key):
+        try:
+            return snapshot[key] == b"v" * 20
+        except cowdb.CorruptionError:
+            return False
+
+    with cowdb.open(path) as db:
+        sound = reachable()
+        bad = next(key for key in keys if key not in sound)
+        with db.write() as transaction:
+            with pytest.raises(cowdb.CorruptionError):
+                if change == "put":
+                    transaction[bad] = b"new"
+                elif change == "delete":
+                    del transaction[bad]
+                else:
+                    transaction.delete_range(bad, bad + b"1")
+            if not transaction.changes.torn:  # else only an abort is left
+                transaction.tree("other")[b"c"] = b"d"
+            else:
+                transaction.abort()
+        for number in range(8):
+            with db.write() as transaction:
+                transaction.tree("other")[b"%d" % number] = b"e" * 50
+        assert {(finding.invariant, finding.page_number) for finding in db.check()} == {("I3", damaged)}
+        assert reachable() == sound

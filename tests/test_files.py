@@ -166,6 +166,34 @@ def test_who_watches_each_call_sees_them(storage, monkeypatch, write_sealed, wri
     assert seen == [4 * SIZE, 9 * SIZE, 5 * SIZE]
 
 
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+def test_a_storage_that_a_signals_handler_closes_writes_into_no_other_file(
+    tmp_path, storage, write_sealed, write_page, form
+):
+    """The file that is opened next has the number of its descriptor."""
+    fd = storage._fd
+    other = []
+
+    def close(*_):
+        if not other:
+            storage.close()
+            other.append(os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT))
+
+    sealed = sealed_of([(number, b"x") for number in range(2, 300)], form)
+    before = signal.signal(signal.SIGALRM, close)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            while True:  # it strikes in the middle of one of them, mostly
+                write_sealed(storage, sealed, SIZE)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert other == [fd]
+    assert os.fstat(fd).st_size == 0
+    os.close(fd)
+
+
 @pytest.mark.parametrize("size_of", SIZES)
 def test_the_size_of_a_file(storage, size_of):
     assert size_of(storage) == 300 * SIZE

@@ -9,6 +9,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import weakref
 
 import pytest
 from child import Child
@@ -68,6 +69,25 @@ def test_a_forked_child_opens_the_file_for_itself(path, opening):
         db[b"n"] = b"2"
         assert db.check() == []
     assert checked(path)[b"n"] == b"2"
+
+
+@pytest.mark.filterwarnings("ignore:a write transaction was forgotten:ResourceWarning")
+def test_a_child_that_forgets_a_handle_and_its_open_transaction_keeps_neither(path):
+    """Without the garbage collector: dirty pages are memory."""
+    held = [cowdb.open(path)]
+    held.append(held[0].write())
+    held[1][b"k"] = b"v"
+    known = [weakref.ref(one) for one in held]
+
+    def child():
+        gc.disable()
+        held.clear()
+        assert [one() for one in known] == [None, None]
+
+    in_a_fork(child)
+    held[1].commit()
+    held[0].close()
+    assert checked(path)[b"k"] == b"v"
 
 
 @pytest.mark.guarantee
