@@ -166,9 +166,10 @@ def test_who_watches_each_call_sees_them(storage, monkeypatch, write_sealed, wri
     assert seen == [4 * SIZE, 9 * SIZE, 5 * SIZE]
 
 
+@pytest.mark.parametrize("turn", range(4))  # now and then it strikes between two calls, where nothing can go wrong
 @pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
 def test_a_storage_that_a_signals_handler_closes_writes_into_no_other_file(
-    tmp_path, storage, write_sealed, write_page, form
+    tmp_path, storage, write_sealed, write_page, form, turn
 ):
     """The file that is opened next has the number of its descriptor."""
     fd = storage._fd
@@ -182,7 +183,7 @@ def test_a_storage_that_a_signals_handler_closes_writes_into_no_other_file(
     sealed = sealed_of([(number, b"x") for number in range(2, 300)], form)
     before = signal.signal(signal.SIGALRM, close)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.001 * turn)
         with pytest.raises(OSError, match="Bad file descriptor"):
             while True:  # it strikes in the middle of one of them, mostly
                 write_sealed(storage, sealed, SIZE)
