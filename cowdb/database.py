@@ -38,6 +38,7 @@ from cowdb.opening import absolute, alone, check_options, empty_image, enter, op
 from cowdb.pager import Pager
 from cowdb.storage import Disk, FileDisk
 from cowdb.transaction import DURABILITIES, Transaction, WriteTransaction
+from cowdb.writing import BEING_WRITTEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -423,16 +424,13 @@ class Database(Handle[Core, Transaction]):
             self._core = None  # the parent's: nothing of it is ours to end
             return
         self._end_forgotten()
+        writers = self._writers_to_end()
+        if any(transaction.being_written for transaction in writers):
+            raise Error(BEING_WRITTEN)  # now, for afterwards we have ended it by halves
         writing = self._writing
-        if (
-            writing is not None
-            and writing.thread is threading.current_thread()
-            and not any(
-                isinstance(transaction, WriteTransaction) and not transaction.closed
-                for transaction in self._transactions()
-            )
-        ):
-            raise Error("the database is being checked or synced in this very thread; close it afterwards")
+        if not writers and writing is not None and writing.thread is threading.current_thread():
+            raise Error("the database is being written, checked or synced in this very thread; close it afterwards")
+        del writers
         core = None
         try:
             core, self._core = self._core, None
@@ -446,17 +444,26 @@ class Database(Handle[Core, Transaction]):
                 self._core = core  # it was interrupted, and goes on when it is called again
             raise
 
-    def _end_transactions(self, core: Core) -> None:
+    def _writers_to_end(self) -> list[WriteTransaction]:
+        """The write transactions that are open and no other thread's to end."""
         writing = self._writing
         writer = None if writing is None else writing.thread
+        if writer is not None and writer is not threading.current_thread() and writer.is_alive():
+            return []
+        return [
+            transaction
+            for transaction in self._transactions()
+            if isinstance(transaction, WriteTransaction) and not transaction.closed and not transaction.committing
+        ]
+
+    def _end_transactions(self, core: Core) -> None:
         for transaction in self._transactions():
             if isinstance(transaction, Transaction):
                 transaction.close()
-            elif not transaction.committing and (
-                writer is threading.current_thread() or writer is None or not writer.is_alive()
-            ):
-                transaction.abort()
             del transaction  # who has forgotten his, ends it only when nobody holds it
+        for writer in self._writers_to_end():
+            writer.abort()
+            del writer
         if self._writing is not None:
             # Another thread is writing: it may finish.
             turn = Turn()

@@ -77,6 +77,7 @@ class Draft:
         self.page_count = meta.page_count
         self.allotted = False  # numbers were given out, so an abort must take them back
         self.closed = False
+        self.writing = False  # its pages are on their way to the file, so nobody may end it now
         self.handed_on = False  # sealed, and the writer lock is somebody else's by now
         self.written = 0  # pages written early, to keep within the memory budget
 

@@ -526,13 +526,17 @@ class Pager:
 
     def spill(self, draft: Draft) -> None:
         """Write the dirty pages of `draft` early; its trees go on from the written pages."""
-        draft.main.open_space()  # an early write that failed has ended the draft
+        main = draft.main  # kept: forgotten in the middle of this, it would end at once
+        main.open_space()  # an early write that failed has ended the draft
         draft.changes.torn = True
         try:
+            draft.writing = True
             self._write_early(draft)
         except BaseException:
+            draft.writing = False
             draft.close()  # its trees name pages that were not written
             raise
+        draft.writing = False
         draft.changes.torn = False
 
     def _write_early(self, draft: Draft) -> None:

@@ -10,9 +10,9 @@ the kernel has a compiled twin of it.  What a transaction offers besides is in `
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
-from cowdb.errors import ClosedError
+from cowdb.errors import ClosedError, Error
 from cowdb.writer import Writer
 
 if TYPE_CHECKING:
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
     from cowdb.draft import Draft
 
-__all__ = ["Owner", "Writing"]
+__all__ = ["BEING_WRITTEN", "Owner", "Writing"]
+
+BEING_WRITTEN: Final = (
+    "this transaction is being written at this moment, further up in this thread or in another; end it afterwards"
+)
 
 
 class Owner(Protocol):
@@ -61,15 +65,33 @@ class Writing(Writer):
         owner = self._owner
         if owner is None:
             raise ClosedError("this transaction has ended already")
+        draft = self._draft
+        if draft.writing:
+            raise Error(BEING_WRITTEN)
         try:
+            draft.writing = True
             owner.commit()
             self._finish()
         except BaseException:
+            draft.writing = False
             self._finish()  # once more, if it was the end that was interrupted
             raise
 
+    @property
+    def being_written(self) -> bool:
+        """True while its pages are on their way to the file, so that nobody may end it: a signal's handler could."""
+        return self._owner is not None and self._draft.writing and not self._draft.handed_on
+
     def abort(self) -> None:
-        """Forget all changes. Harmless when it has ended already, or when it is repeated after an interrupt."""
+        """Forget all changes. Harmless when it has ended already, or when it is repeated after an interrupt.
+
+        `Error` if it is being committed just now, as when a signal's handler calls this.
+        """
+        if self.being_written:
+            raise Error(BEING_WRITTEN)
+        self._end()
+
+    def _end(self) -> None:
         try:
             self._finish()
         except BaseException:
@@ -112,4 +134,4 @@ class Writing(Writer):
                         "a write transaction was forgotten; it is aborted", ResourceWarning, stacklevel=2, source=self
                     )
             finally:
-                self.abort()
+                self._end()

@@ -54,6 +54,7 @@ class Draft:
     written = cython.declare(cython.longlong, visibility="public")
     allotted = cython.declare(cython.bint, visibility="public")
     closed = cython.declare(cython.bint, visibility="readonly")
+    writing = cython.declare(cython.bint, visibility="public")
     handed_on = cython.declare(cython.bint, visibility="public")
     _main: Writer  # made here, or ...
     _transaction: object  # ... a weak reference to the write transaction, which has the draft

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+from cowdb.writing import BEING_WRITTEN
 from native.draft import *
 from native.sealing import *
 
@@ -27,20 +28,38 @@ class Writing(Writer):
         owner = self._owner
         if owner is None:
             raise ClosedError("this transaction has ended already")
+        draft = self._draft
+        if draft.writing:
+            raise Error(BEING_WRITTEN)
         try:
+            draft.writing = True
             owner.commit()
             self.finish()
         except BaseException:
+            draft.writing = False
             self.finish()  # once more, if it was the end that was interrupted
             raise
 
+    @property
+    def being_written(self):
+        """True while its pages are on their way to the file, so that nobody may end it: a signal's handler could."""
+        return self._owner is not None and self._draft.writing and not self._draft.handed_on
+
     def abort(self) -> None:
         """Forget all changes. Harmless when it has ended already, or when it is repeated after an interrupt."""
+        if self.being_written:
+            raise Error(BEING_WRITTEN)
+        self.end()
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def end(self) -> cython.int:
         try:
             self.finish()
         except BaseException:
             self.finish()
             raise
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
@@ -80,4 +99,4 @@ class Writing(Writer):
                         "a write transaction was forgotten; it is aborted", ResourceWarning, stacklevel=1, source=self
                     )
             finally:
-                self.abort()
+                self.end()

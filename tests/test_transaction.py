@@ -461,3 +461,82 @@ def test_the_names_of_trees_are_not_told_after_the_end(tmp_path, end):
             txn.trees()
         with pytest.raises(cowdb.ClosedError):
             txn.tree("a")
+
+
+def of_a_signal(db, act):
+    """Have `act` called once, as a signal's handler would be, when `db` is about to write pages."""
+    pager = db._core.pager
+    told = []
+
+    def extend(draft, below=pager._extend):
+        told.append(draft)
+        if len(told) == 1:
+            act()
+        below(draft)
+
+    pager._extend = extend
+    return told
+
+
+def ask(transaction, db, how):
+    """What a handler may ask for in the middle of a commit."""
+    if how == "close the database":
+        db.close()
+    elif how == "commit":
+        transaction.commit()
+    else:
+        transaction.abort()
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("how", ["abort", "commit", "close the database"])
+@pytest.mark.parametrize("durability", ["full", "lazy"])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_signals_handler_ends_no_transaction_whose_pages_are_being_written(tmp_path, how, durability, early):
+    """The story: an abort in the middle of the commit let the writer lock go, and the commit went on writing. What
+    was committed in between was lost, and its pages lay among those of the other."""
+    with cowdb.open(tmp_path / "db", durability=durability, page_size=4096) as db:
+        db[b"before"] = b"1"
+        transaction = db.write()
+        refused = []
+
+        def handler():
+            with pytest.raises(cowdb.Error, match="being written") as caught:
+                ask(transaction, db, how)
+            refused.append(caught.value)
+
+        asked = of_a_signal(db, handler)
+        if early:
+            transaction.changes.budget = 20_000
+        for number in range(1000):
+            transaction[b"%04d" % number] = b"v" * 90
+        assert bool(refused) is early
+        transaction.commit()
+        assert len(refused) == 1
+        assert (len(asked) > 1) is early
+        assert transaction.closed
+        transaction.abort()  # harmless
+        assert len(db) == 1001
+        db[b"after"] = b"2"
+        assert db.check() == []
+    with cowdb.open(tmp_path / "db") as db:
+        assert len(db) == 1002
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_write_that_failed_leaves_a_transaction_that_can_be_aborted(tmp_path, early):
+    with cowdb.open(tmp_path / "db", page_size=4096) as db:
+        db[b"before"] = b"1"
+        transaction = db.write()
+        of_a_signal(db, lambda: 1 / 0)
+        if early:
+            transaction.changes.budget = 20_000
+        with pytest.raises(ZeroDivisionError):
+            for number in range(1000):
+                transaction[b"%04d" % number] = b"v" * 90
+            transaction.commit()
+        transaction.abort()
+        assert transaction.closed
+        db[b"after"] = b"2"
+        assert len(db) == 2
+        assert db.check() == []
