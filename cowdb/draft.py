@@ -42,7 +42,6 @@ class Member:
     written: int  # pages
     copied: int  # pages
     operations: int
-    page_writes: int  # how often this process had written pages then
     done: bool = False
 
 

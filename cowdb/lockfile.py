@@ -12,6 +12,7 @@ makes it anew.  It holds no lock; those are bytes of the data file (`bytelocks`)
               used        blocks from here on were never used
               waiting     a hint: somebody waits for the writer lock, so stand in line
               passed      turns since one was taken by a process that waited with a timeout
+              in_vain     the word published when a writer last gave up with pages written (P6)
     copies    two, of the published meta page: the new one goes where the old one is not
     blocks    one a process (more when it needs more), each with words for the
               snapshots that it uses: (transaction, page count); 0: free
@@ -56,6 +57,7 @@ _BLOCKS: Final = 5
 _USED: Final = 6
 _WAITING: Final = 7
 _PASSED: Final = 8
+_IN_VAIN: Final = 9
 
 COPY_SIZE: Final = fmt.PAGE_SIZES[-1]
 COPIES_AT: Final = 4096
@@ -116,7 +118,7 @@ class LockFile:
         """Make the words anew: nothing published, D not known, busy, no block in use. For the first one inside."""
         words = self._words
         words[_MAGIC] = 0
-        for index in (_PUBLISHED, _DURABLE, _WRITER, _USED, _WAITING, _PASSED):
+        for index in (_PUBLISHED, _DURABLE, _WRITER, _USED, _WAITING, _PASSED, _IN_VAIN):
             words[index] = 0
         words[_BUSY] = 1
         words[_BLOCKS] = (len(self._mapping) - _BLOCKS_AT) // (8 * _BLOCK_WORDS)
@@ -175,6 +177,15 @@ class LockFile:
     @passed.setter
     def passed(self, value: int) -> None:
         self._words[_PASSED] = value
+
+    @property
+    def in_vain(self) -> int:
+        """The word that was published when a writer last gave up with pages written; 0 if none has."""
+        return self._words[_IN_VAIN]
+
+    @in_vain.setter
+    def in_vain(self, word: int) -> None:
+        self._words[_IN_VAIN] = word
 
     # ------------------------------------------------------------ the published meta
 

@@ -97,8 +97,7 @@ class Pager:
         self.group = Group(self.gate, self.poison)
         self._durable_pages = meta.page_count
         self._unsynced = 0
-        self._page_writes = 0  # how often pages were written
-        self._settled = (-1, 0)  # the state that this process has committed, and how often it had written pages
+        self._settled = -1  # the word of the state that this process has committed, and no writer died since
         self.counters = Counters()
 
     # ------------------------------------------------------------ the states that count
@@ -112,7 +111,8 @@ class Pager:
     def unsettled(self) -> int | None:
         """The published transaction, if the state before it may be in pieces; None if both must be whole."""
         current = self.gate.current
-        return None if self._settled == (current.word, self._page_writes) else current.meta.transaction
+        whole = self._settled == current.word != self.words.in_vain and self.poison.reason is None
+        return None if whole else current.meta.transaction
 
     def live(self) -> list[int]:
         """Transactions that a freed page must wait for, ascending (P6); see `Gate.live`."""
@@ -146,6 +146,8 @@ class Pager:
                 self.extent.forget()
                 self._fresh_turn = True  # first: a turn that was not looked at must never be taken for one that was
                 self._has_turn = True
+                if self.words.busy:
+                    self._settled = -1
         except BaseException as error:
             if not self._has_turn and not isinstance(error, LockTimeoutError):
                 self.words.unlock_writer()  # it may have become ours in this very moment
@@ -219,6 +221,7 @@ class Pager:
         try:
             draft.stop()  # nothing of it is written from here on, whatever else fails
             if draft.allotted:
+                self.words.in_vain = self.words.published  # its pages may lie where the state before that had its own
                 self.allocator.free = None
                 self.next_transaction = draft.following
                 self.extent.forget()  # it may have grown for nothing
@@ -318,7 +321,7 @@ class Pager:
         self.next_transaction = draft.following
         allocator.base = transaction
         draft.allotted = False  # only now: interrupted in between, the next draft must not use this one's free list
-        member = Member(meta, space, written + draft.written, changes.copied, changes.operations, self._page_writes)
+        member = Member(meta, space, written + draft.written, changes.copied, changes.operations)
         if lazy:
             self.group.drain(self._publish)
             self._publish([member], lazy=True)
@@ -413,7 +416,7 @@ class Pager:
         self.gate.publish(meta, raw, newest.space)
         self._unsynced = self._unsynced + written if lazy else 0
         self.counters.publish(group, flushes)
-        self._settled = (self.gate.current.word, newest.page_writes)  # more were written, if somebody sealed meanwhile
+        self._settled = self.gate.current.word
 
     # ------------------------------------------------------------ group commit
 
@@ -479,7 +482,6 @@ class Pager:
 
     def _write_pages(self, sealed: Sealed) -> int:
         """Write sealed pages, neighbours in one call; how many that was."""
-        self._page_writes += 1
         try:
             return write_sealed(self.storage, sealed, self.page_size)
         except OSError as error:

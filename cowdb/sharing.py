@@ -55,6 +55,7 @@ class Sharing(Protocol):
 
     durable: tuple[int, int] | None
     busy: bool
+    in_vain: int
 
     @property
     def published(self) -> int:
@@ -100,6 +101,7 @@ class LocalSharing:
     def __init__(self) -> None:
         self.durable: tuple[int, int] | None = None
         self.busy = True
+        self.in_vain = 0
         self.published = 0
         self._meta: Meta | None = None
 
@@ -337,6 +339,15 @@ class FileSharing:
     @busy.setter
     def busy(self, value: bool) -> None:
         self._shared().busy = value
+
+    @property
+    def in_vain(self) -> int:
+        """The word that was published when a writer last gave up with pages written: the state before it is in pieces."""
+        return 0 if self.words is None else self.words.in_vain
+
+    @in_vain.setter
+    def in_vain(self, word: int) -> None:
+        self._shared().in_vain = word
 
     def publish(self, meta: Meta, raw: bytes) -> int:
         """See `Sharing`."""

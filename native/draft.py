@@ -20,7 +20,6 @@ class Member:
     written = cython.declare(cython.longlong, visibility="readonly")
     copied = cython.declare(cython.longlong, visibility="readonly")
     operations = cython.declare(cython.longlong, visibility="readonly")
-    page_writes = cython.declare(cython.longlong, visibility="readonly")
     done = cython.declare(cython.bint, visibility="public")
 
     def __init__(
@@ -30,14 +29,12 @@ class Member:
         written: cython.longlong,
         copied: cython.longlong,
         operations: cython.longlong,
-        page_writes: cython.longlong,
     ):
         self.meta = meta
         self.space = space
         self.written = written
         self.copied = copied
         self.operations = operations
-        self.page_writes = page_writes
 
 
 @cython.cclass

@@ -96,6 +96,33 @@ def test_a_killed_reader_pins_nothing(path, opening):
     checked(path)
 
 
+@pytest.mark.parametrize("end", ["abort", "died"])
+def test_pages_that_another_process_wrote_in_vain_are_no_damage(path, opening, end):
+    """The story: another process wrote early and gave up; the check reported I3 and I5 for the state before."""
+    with cowdb.open(path, page_size=4096) as db, Child(path=path) as other:
+        for turn in range(4):
+            with db.write() as txn:
+                txn.update((b"%04d" % number, b"%d" % turn * 100) for number in range(3000))
+        pager = db._core.pager
+        assert db.check() == []
+        assert pager.unsettled is None, "both states were checked"
+        other(opening)
+        other("t = db.write()")
+        other("t.changes.budget = 100_000")
+        other("t.update((b'%04d' % number, b'z' * 100) for number in range(3000))")
+        if end == "abort":
+            other("t.abort()")
+        else:
+            other.kill()
+        assert db.check() == []
+        assert db.check() == [], "asked again, it is no other"
+        assert pager.unsettled == pager.meta.transaction
+        db[b"next"] = b"n"
+        assert pager.unsettled is None
+        assert db.check() == []
+    checked(path)
+
+
 def test_a_process_may_hold_hundreds_of_snapshots(path):
     with cowdb.open(path, page_size=4096) as db, Child(path=path) as other:
         db[b"n"] = b"0"
