@@ -342,7 +342,7 @@ class FileSharing:
 
     @property
     def in_vain(self) -> int:
-        """The word that was published when a writer last gave up with pages written: the state before it is in pieces."""
+        """See `LockFile.in_vain`."""
         return 0 if self.words is None else self.words.in_vain
 
     @in_vain.setter
