@@ -315,7 +315,7 @@ class Pager:
 
         # 5. Write the dirty pages, neighbours together.
         self.failpoint("write pages")
-        written = self._write_pages(sealed)
+        written = self._write_pages(sealed, flushed=not lazy)
         self.failpoint("hand on")
         space.trust(sealed.numbers, transaction)
         self.next_transaction = draft.following
@@ -480,10 +480,10 @@ class Pager:
         assert free is not None
         self.extent.grow(draft.page_count, inserted=draft.changes.inserted, ready_pages=free.ready_pages)
 
-    def _write_pages(self, sealed: Sealed) -> int:
-        """Write sealed pages, neighbours in one call; how many that was."""
+    def _write_pages(self, sealed: Sealed, *, flushed: bool) -> int:
+        """Write sealed pages, neighbours in one call; how many that was. `flushed`: a flush will follow."""
         try:
-            return write_sealed(self.storage, sealed, self.page_size)
+            return write_sealed(self.storage, sealed, self.page_size, flushed=flushed)
         except OSError as error:
             self.poison.not_committed("writing pages", error)
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
@@ -557,7 +557,7 @@ class Pager:
         for writer in writers:
             writer.seal(numbers, place, sealed)
         self._extend(draft)
-        draft.written += self._write_pages(sealed)
+        draft.written += self._write_pages(sealed, flushed=True)
         space = draft.main.open_space()
         if draft.page_count > space.pages:
             draft.move(self.extent.map(space))

@@ -60,8 +60,11 @@ class Sealed:
             yield start, end - start, buffers
 
 
-def write_sealed(storage: Storage, sealed: Sealed, page_size: int) -> int:
-    """Write what was sealed, neighbours in one call; how many pages that was. O(n log n)."""
+def write_sealed(storage: Storage, sealed: Sealed, page_size: int, *, flushed: bool) -> int:  # noqa: ARG001
+    """Write what was sealed, neighbours in one call; how many pages that was. O(n log n).
+
+    `flushed`: a flush will follow, so the disk may begin with what is written. Python has no call to ask for that.
+    """
     written = 0
     for start, pages, buffers in sealed.runs(page_size):
         storage.write(start * page_size, buffers)

@@ -21,6 +21,8 @@ from native.memory import *
 from cowdb import sealed as plain_sealed
 from cowdb import storage as plain_storage
 
+SOON = cython.declare(cython.Py_ssize_t, 4 << 20)
+"""Bytes after which the disk is asked to begin with them: it works while the rest is written."""
 WRITE_SOME = cython.declare(object, plain_storage._write_some)
 
 
@@ -95,7 +97,7 @@ def gathered(sealed, pages: cython.pointer[SealedPage], size: cython.Py_ssize_t)
     return True
 
 
-def write_sealed(storage, sealed, size: cython.Py_ssize_t):
+def write_sealed(storage, sealed, size: cython.Py_ssize_t, *, flushed: cython.bint):
     """Write sealed pages of `size` bytes, neighbours in one call; how many that was. O(n log n)."""
     parts: list = sealed.parts
     count: cython.Py_ssize_t = PyList_GET_SIZE(parts)
@@ -105,23 +107,41 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t):
     fd: cython.int = descriptor_of(storage)
     limit: cython.Py_ssize_t = min(SEALED_LIMIT, plain_storage.WRITE_LIMIT // size)
     place: cython.Py_ssize_t
+    asked: cython.Py_ssize_t = 0  # of the pages: the disk was asked to begin with those before it
     if fd < 0 or not count or not limit:
-        return plain_sealed.write_sealed(storage, sealed, size)
+        return plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
     if count <= limit:
         if not gathered(sealed, few, size):
-            return plain_sealed.write_sealed(storage, sealed, size)
+            return plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
         write_all(storage, fd, few, count, size, True)
         return count
     room = Scratch(count * cython.sizeof(SealedPage))
     many = cython.cast(cython.pointer[SealedPage], room.at)
     if not gathered(sealed, many, size):
-        return plain_sealed.write_sealed(storage, sealed, size)
+        return plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
     sort_pages(many, count)
     for place in range(0, count, limit):
         still_leads(storage, fd)
         write_all(storage, fd, many + place, min(limit, count - place), size, False)
+        if flushed and (place + limit - asked) * size >= SOON:
+            ask_for(fd, many, asked, min(place + limit, count), size)
+            asked = place + limit
         PyErr_CheckSignals()
     return count
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def ask_for(
+    fd: cython.int,
+    pages: cython.pointer[SealedPage],
+    start: cython.Py_ssize_t,
+    stop: cython.Py_ssize_t,
+    size: cython.size_t,
+) -> cython.void:
+    """Have the disk begin with the pages from `start` to `stop`, which were written in the order of their numbers."""
+    with cython.nogil:
+        start_writing(fd, pages[start].number * size, (pages[stop - 1].number + 1) * size)
 
 
 def write_page(storage, number: u64, raw: bytes) -> None:

@@ -343,6 +343,17 @@ static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t
     return 0;
 }
 
+/* Have the system begin to bring bytes of a file to the disk. It is only asked: who needs to know flushes, and is told
+ * then of whatever failed here. */
+static void start_writing(int fd, uint64_t from, uint64_t to)
+{
+#if defined(SYNC_FILE_RANGE_WRITE)
+    (void)sync_file_range(fd, (off_t)from, (off_t)(to - from), SYNC_FILE_RANGE_WRITE);
+#else
+    (void)fd, (void)from, (void)to;
+#endif
+}
+
 /* Which file a path leads to. 0, or what errno says. */
 static int device_and_inode(const char *path, uint64_t *device, uint64_t *inode)
 {
@@ -372,6 +383,7 @@ static int set_byte_lock(int fd, int release, long long start, long long length)
 static uint64_t process_id(void) { return (uint64_t)getpid(); }
 #else
 #define COWDB_SYSTEM_CALLS 0
+static void start_writing(int fd, uint64_t from, uint64_t to) { (void)fd, (void)from, (void)to; }
 static long long file_size(int fd) { (void)fd; return -1; }
 static uint64_t process_id(void) { return 0; }
 static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t size, size_t *done)

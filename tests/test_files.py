@@ -88,10 +88,27 @@ def reads(storage, number):
 @pytest.mark.parametrize("count", [1, 2, 3, 63, 64, 65, 200])
 def test_pages_come_to_their_places_in_any_order(storage, write_sealed, write_page, form, count):
     numbers = random.Random(count).sample(range(2, 300), count)
-    assert write_sealed(storage, sealed_of([(number, b"%d" % number) for number in numbers], form), SIZE) == count
+    assert (
+        write_sealed(storage, sealed_of([(number, b"%d" % number) for number in numbers], form), SIZE, flushed=True)
+        == count
+    )
     for number in range(2, 300):
         assert reads(storage, number) == (b"%d" % number if number in numbers else bytes(SIZE)), number
     assert storage.size() == 300 * SIZE
+
+
+@pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
+@pytest.mark.parametrize("flushed", [True, False])
+def test_very_many_pages_with_gaps_between_them(storage, write_sealed, write_page, form, flushed):
+    """So many that the disk is asked to begin before all are written, if a flush follows."""
+    storage.resize(9000 * SIZE)
+    numbers = random.Random(1).sample(range(2, 9000), 5000)
+    pages = sealed_of([(number, b"%d" % number) for number in numbers], form)
+    assert write_sealed(storage, pages, SIZE, flushed=flushed) == 5000
+    written = set(numbers)
+    for number in range(2, 9000):
+        assert reads(storage, number) == (b"%d" % number if number in written else bytes(SIZE)), number
+    assert storage.size() == 9000 * SIZE
 
 
 def write_calls():
@@ -105,13 +122,13 @@ def write_calls():
 def test_neighbours_go_in_one_call(storage, write_sealed, write_page, form):
     sealed = sealed_of([(number, b"x") for number in (9, 5, 7, 30, 6, 31, 50)], form)
     before = write_calls()
-    write_sealed(storage, sealed, SIZE)
+    write_sealed(storage, sealed, SIZE, flushed=True)
     assert write_calls() - before == 4
 
 
 @pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
 def test_nothing_is_nothing(storage, write_sealed, write_page, form):
-    assert write_sealed(storage, Sealed(), SIZE) == 0
+    assert write_sealed(storage, Sealed(), SIZE, flushed=True) == 0
 
 
 @pytest.mark.parametrize(("write_sealed", "write_page", "form"), FORMS)
@@ -125,7 +142,7 @@ def test_one_page(storage, write_sealed, write_page, form):
 def test_values_of_several_buffers_too(storage, write_sealed, write_page, form):
     sealed = sealed_of([(4, b"four")], form)
     sealed.add(5, (b"f" * 100, b"." * (2 * SIZE - 100)))
-    assert write_sealed(storage, sealed, SIZE) == 3
+    assert write_sealed(storage, sealed, SIZE, flushed=True) == 3
     assert [reads(storage, number) for number in (4, 5, 6)] == [b"four", b"f" * 100, b""]
 
 
@@ -136,7 +153,7 @@ def test_what_takes_no_writes_says_so(storage, write_sealed, write_page, form):
         if closed is storage:
             closed.close()
         with pytest.raises(OSError, match="Bad file descriptor"):
-            write_sealed(closed, sealed_of([(4, b"four")], form), SIZE)
+            write_sealed(closed, sealed_of([(4, b"four")], form), SIZE, flushed=True)
         with pytest.raises(OSError, match="Bad file descriptor"):
             write_page(closed, 4, bytes(SIZE))
     reader.close()
@@ -146,7 +163,7 @@ def test_what_takes_no_writes_says_so(storage, write_sealed, write_page, form):
 def test_a_disk_of_another_kind_is_asked(write_sealed, write_page, form):
     disk = MemoryDisk({"/f": bytes(10 * SIZE)})
     storage = disk.open("/f", read_only=False)
-    write_sealed(storage, sealed_of([(4, b"four"), (2, b"two")], form), SIZE)
+    write_sealed(storage, sealed_of([(4, b"four"), (2, b"two")], form), SIZE, flushed=True)
     write_page(storage, 5, b"five".ljust(SIZE, b"."))
     assert [reads(storage, number) for number in (2, 4, 5)] == [b"two", b"four", b"five"]
 
@@ -161,7 +178,7 @@ def test_who_watches_each_call_sees_them(storage, monkeypatch, write_sealed, wri
         return real(fd, views, offset)
 
     monkeypatch.setattr(storage_module, "_write_some", some)
-    write_sealed(storage, sealed_of([(4, b"four"), (9, b"nine")], form), SIZE)
+    write_sealed(storage, sealed_of([(4, b"four"), (9, b"nine")], form), SIZE, flushed=True)
     write_page(storage, 5, bytes(SIZE))
     assert seen == [4 * SIZE, 9 * SIZE, 5 * SIZE]
 
@@ -186,7 +203,7 @@ def test_a_storage_that_a_signals_handler_closes_writes_into_no_other_file(
         signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.001 * turn)
         with pytest.raises(OSError, match="Bad file descriptor"):
             while True:  # it strikes in the middle of one of them, mostly
-                write_sealed(storage, sealed, SIZE)
+                write_sealed(storage, sealed, SIZE, flushed=True)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -217,7 +234,7 @@ write_sealed, write_page, form = FORMS[{which}].values
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5 * SIZE + 100, resource.RLIM_INFINITY))
 for call in (
-    lambda: write_sealed(storage, sealed_of([(number, b"%d" % number) for number in (3, 4, 5, 6)], form), SIZE),
+    lambda: write_sealed(storage, sealed_of([(number, b"%d" % number) for number in (3, 4, 5, 6)], form), SIZE, flushed=True),
     lambda: write_page(storage, 6, bytes(SIZE)),
 ):
     try:
@@ -254,7 +271,12 @@ def test_signals_are_answered_between_two_writes_and_the_pages_are_whole(storage
     thread.start()
     try:
         for turn in range(200):
-            write_sealed(storage, sealed_of([(number, b"%d" % (turn + number)) for number in range(2, 60)], form), SIZE)
+            write_sealed(
+                storage,
+                sealed_of([(number, b"%d" % (turn + number)) for number in range(2, 60)], form),
+                SIZE,
+                flushed=True,
+            )
     finally:
         stop.set()
         thread.join()
