@@ -24,7 +24,7 @@ from cowdb.kernel import Reader, Turn, scan
 from cowdb.pager import Pager
 from cowdb.recovery import believe, young_runs
 from cowdb.sharing import LocalSharing
-from cowdb.storage import FileDisk
+from cowdb.storage import FileDisk, refuse_no_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +46,7 @@ def _new_file(path: str) -> Iterator[Storage]:
     disk = FileDisk()
     if os.path.lexists(path):
         raise FileExistsError(f"{path!r} exists already; a copy overwrites nothing")
+    refuse_no_directory(path)
     temporary = f"{path}.{secrets.token_hex(6)}.tmp"
     storage = disk.create(temporary, 0o600)
     try:
@@ -90,9 +91,13 @@ def _alone(storage: Storage) -> LocalSharing:
     return sharing
 
 
-def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
-    """Write the entries of `snapshot` into a new, dense file. O(entries)."""
+def copy_compact(snapshot: Snapshot, path: str, progress: Progress, page_size: int | None = None) -> None:
+    """Write the entries of `snapshot` into a new, dense file, with pages of `page_size` bytes if that is given.
+
+    O(entries).  Raises `KeySizeError` if a key is too long for smaller pages.
+    """
     meta = snapshot.meta
+    size = meta.page_size if page_size is None else page_size
     catalog = Reader(snapshot.space, meta.catalog)
     names = names_in(catalog)
     trees: list[tuple[str | None, Reader]] = [(None, Reader(snapshot.space, meta.main))]
@@ -105,6 +110,7 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
     done = 0
     with _new_file(path) as target:
         empty = meta._replace(
+            page_size=size,
             transaction=1,
             durable=1,
             page_count=fmt.META_PAGES,
@@ -114,7 +120,7 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
             carry=b"",
         )
         for slot in (0, 1):
-            target.write(slot * meta.page_size, [meta_page.encode(empty, slot)])
+            target.write(slot * size, [meta_page.encode(empty, slot)])
         pager = Pager(target, _alone(target))
         turn = Turn()
         pager.lock(None, turn)
@@ -135,6 +141,6 @@ def copy_compact(snapshot: Snapshot, path: str, progress: Progress) -> None:
         finally:
             pager.finish(draft)
         pager.settle()
-        target.resize(pager.meta.page_count * meta.page_size)  # a copy keeps no pages to delete with
+        target.resize(pager.meta.page_count * size)  # a copy keeps no pages to delete with
         if progress is not None:
             progress(total, total)

@@ -308,6 +308,10 @@ class Cursor:
             self._version = now
         return self._path
 
+    def __repr__(self) -> str:
+        place = "at no entry" if self._key is None else f"at {self._key!r}"
+        return f"<cowdb.Cursor, {place}>"
+
     # ------------------------------------------------------------ moving
 
     def first(self) -> bool:

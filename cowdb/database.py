@@ -34,7 +34,16 @@ from cowdb.errors import (
 )
 from cowdb.kernel import Handle, Turn, leads_to
 from cowdb.locks import me
-from cowdb.opening import absolute, alone, check_options, empty_image, enter, open_storage
+from cowdb.opening import (
+    absolute,
+    alone,
+    check_options,
+    check_page_size,
+    check_timeout,
+    empty_image,
+    enter,
+    open_storage,
+)
 from cowdb.pager import Pager
 from cowdb.storage import Disk, FileDisk
 from cowdb.transaction import DURABILITIES, Transaction, WriteTransaction
@@ -228,6 +237,8 @@ class Database(Handle[Core, Transaction]):
         core = self._live()
         if self._read_only:
             raise ReadOnlyError(errno.EROFS, f"{self._path!r} was opened with read_only=True")
+        if timeout is not None:
+            check_timeout("timeout", timeout)
         lazy = self._lazy if durability is None else _is_lazy(durability)
         pager = core.pager
         gate = pager.gate
@@ -324,6 +335,16 @@ class Database(Handle[Core, Transaction]):
         with self.write() as transaction:
             del transaction[key]
 
+    def put(self, key: object, value: object, *, overwrite: bool = True) -> bool:
+        """Store one entry in the main tree, in a transaction of its own; see `WriteTree.put`."""
+        with self.write() as transaction:
+            return transaction.put(key, value, overwrite=overwrite)
+
+    def delete(self, key: object) -> bool:
+        """Remove one entry from the main tree, in a transaction of its own; False if there is none."""
+        with self.write() as transaction:
+            return transaction.delete(key)
+
     # ------------------------------------------------------------ about the whole file
 
     def stats(self) -> Stats:
@@ -390,22 +411,28 @@ class Database(Handle[Core, Transaction]):
         path: str | os.PathLike[str],
         *,
         compact: bool = False,
+        page_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Write the newest state to a new file at `path`, while writers go on.
 
-        `compact` writes a dense file, leaves in key order, without free pages.
+        `compact` writes a dense file, leaves in key order, without free pages;
+        then `page_size` may choose other pages than those of this file, in bytes.
         `progress` gets pages (compact: entries) done and in all.  The file
         appears under its name when it is whole and durable; `FileExistsError` if
         there is one already.  O(file).
         """
+        if page_size is not None:
+            check_page_size(page_size)
+            if not compact:
+                raise ValueError("a copy of pages keeps their size; give compact=True to choose another page_size")
         core = self._live()
         gate = core.pager.gate
         snapshot = gate.begin()
         try:
             target = absolute(path)
             if compact:
-                copy_compact(snapshot, target, progress)
+                copy_compact(snapshot, target, progress, page_size)
             else:
                 copy_whole(core.storage, snapshot, target, progress)
         finally:

@@ -83,11 +83,15 @@ class LockTimeoutError(Error, TimeoutError):
 
 
 class KeyNotFoundError(Error, KeyError):
-    """There is no such key (or no tree of that name)."""
+    """There is no such key, or no tree of that name: then `kind` is ``"tree"``."""
 
-    def __init__(self, key: object) -> None:
-        super().__init__(key)
+    def __init__(self, key: object, kind: str = "") -> None:
+        super().__init__(*((key, kind) if kind else (key,)))
         self.key = key
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return f"there is no {self.kind} {self.key!r}" if self.kind else repr(self.key)
 
 
 class KeySizeError(Error, ValueError):

@@ -102,7 +102,8 @@ def _find(wish: str) -> tuple[ModuleType | None, str]:
     try:
         native = importlib.import_module("cowdb._kernel")
     except ImportError as error:
-        return None, f"the compiled form was not built ({error})"
+        sources = "" if stamp(_ROOT) is None else "; this is a source tree, what was installed is used elsewhere"
+        return None, f"the compiled form was not built ({error}){sources}"
     here = stamp(_ROOT)
     if here is not None and here != native.STAMP:
         return None, "the compiled form was built from other sources than those that are here; build it again"

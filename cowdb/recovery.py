@@ -37,6 +37,7 @@ from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.checksum import crc32c
 from cowdb.errors import CorruptionError, NotADatabaseError, VersionError
+from cowdb.lockfile import MAGIC as LOCK_FILE
 from cowdb.page import Page
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from cowdb.meta import Meta
     from cowdb.storage import Storage
 
-__all__ = ["Believed", "believe", "reassert", "take_over", "young_runs"]
+__all__ = ["Believed", "believe", "reassert", "refuse_stranger", "take_over", "young_runs"]
 
 _HEADER: Final = fmt.PAGE_HEADER.struct
 _PIECE: Final = 1 << 20
@@ -99,11 +100,7 @@ def _age(meta: Meta | None) -> tuple[int, int]:
 
 def _read_slots(storage: Storage) -> list[Meta | None]:
     """The metas of both slots; None where a slot is torn."""
-    path = storage.path
-    smallest = fmt.PAGE_SIZES[0]
-    head = storage.read(0, fmt.PAGE_SIZES[-1])
-    if not head:
-        raise NotADatabaseError(path, "it is empty")
+    refuse_stranger(storage)
     reasons: list[str] = []
     first = _read_slot(storage, 0, 0, reasons)
     # The second page follows the first. If that one is torn, the smallest size that fits is the right one: up to
@@ -117,13 +114,26 @@ def _read_slots(storage: Storage) -> list[Meta | None]:
     if first is not None and second is not None and not _same_database(first, second):
         found[0 if _age(first) < _age(second) else 1] = None
     if first is None and second is None:
-        magic_at = fmt.META.offset("magic")
-        magics = [storage.read(offset + magic_at, len(fmt.MAGIC)) for offset in (0, *fmt.PAGE_SIZES)]
-        if fmt.MAGIC in magics:
-            raise CorruptionError(-1, f"both meta pages are destroyed ({reasons[0]})")
-        short = f" ({len(head)} bytes)" if len(head) < smallest else ""
-        raise NotADatabaseError(path, f"it does not begin like one{short}")
+        raise CorruptionError(-1, f"both meta pages are destroyed ({reasons[0]})")
     return found
+
+
+def refuse_stranger(storage: Storage) -> None:
+    """`NotADatabaseError` if neither meta page begins like one. O(1)."""
+    path = storage.path
+    at = fmt.META.offset("magic")
+    head = storage.read(0, at + len(fmt.MAGIC))
+    if head.startswith(LOCK_FILE.to_bytes(8, "little")):  # it has copies of meta pages
+        raise NotADatabaseError(path, "it is the lock file of one; name the database itself")
+    if head[at:] == fmt.MAGIC:
+        return
+    if any(storage.read(offset + at, len(fmt.MAGIC)) == fmt.MAGIC for offset in fmt.PAGE_SIZES):
+        return
+    size = storage.size()
+    if not size:
+        raise NotADatabaseError(path, "it is empty")
+    short = f" ({size} bytes)" if size < fmt.PAGE_SIZES[0] else ""
+    raise NotADatabaseError(path, f"it does not begin like one{short}")
 
 
 def _read_slot(storage: Storage, slot: int, offset: int, reasons: list[str]) -> Meta | None:

@@ -464,6 +464,13 @@ def _open_file(path: str, flags: int, mode: int, *, read_only: bool) -> FileStor
 # ---------------------------------------------------------------- creation
 
 
+def refuse_no_directory(path: str) -> None:
+    """`FileNotFoundError` that names the directory, if the one that `path` lies in is not there."""
+    directory = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(errno.ENOENT, "there is no such directory to make a file in", directory)
+
+
 def create_file(disk: Disk, path: str, content: bytes, mode: int) -> None:
     """Let `path` name a file that holds `content`, or leave the file that is there already.
 

@@ -60,7 +60,7 @@ class Transaction(Reading, Tree):
         if tree is None:
             descriptor = self._from_catalog(find_tree, name, self._snapshot.meta)
             if descriptor is None:
-                raise KeyNotFoundError(name)
+                raise KeyNotFoundError(name, "tree")
             tree = trees.setdefault(name, Tree(space, descriptor, self.pinning()))
         # It is among those that end with us now; if another thread has ended us meanwhile, perhaps too late.
         if self.space is not space:
@@ -134,7 +134,7 @@ class WriteTransaction(Writing, WriteTree):
             descriptor = find_tree(draft.catalog, name, draft.meta)
             if descriptor is None:
                 if not create:
-                    raise KeyNotFoundError(name)
+                    raise KeyNotFoundError(name, "tree")
                 descriptor = fmt.EMPTY_TREE
                 draft.catalog.put(key, descriptor.pack())
             pin = self.pinning()

@@ -239,6 +239,10 @@ class _Readable(Mapping[bytes, bytes]):
         """A cursor, at no entry yet. O(1)."""
         return Cursor(self._reader())
 
+    def __repr__(self) -> str:
+        state = "closed" if self._reader().space is None else f"{len(self)} entries"
+        return f"<cowdb.{type(self).__name__}, {state}>"
+
 
 class Tree(Reader, _Readable):
     """A tree of a snapshot: a `Mapping` of bytes to bytes, in key order, that never changes.
@@ -329,9 +333,12 @@ class WriteTree(Writer, _Readable, MutableMapping[bytes, bytes]):
         """Remove every entry. O(pages)."""
         super().delete_range(None, None)
 
-    def delete_range(self, start: object = None, stop: object = None) -> int:
-        """Remove the entries with start <= key < stop (None: no bound); how many there were. O(log n + pages)."""
-        low, high = _bounds(start, stop, None)
+    def delete_range(self, start: object = None, stop: object = None, *, prefix: object = None) -> int:
+        """Remove the entries with start <= key < stop (None: no bound), or with `prefix`; how many there were.
+
+        O(log n + pages); the entries themselves are not looked at one by one.
+        """
+        low, high = _bounds(start, stop, prefix)
         return super().delete_range(low, high)
 
     def get_view(self, key: object) -> memoryview | None:

@@ -417,9 +417,13 @@ class Writer(Reader):
         return True
 
     def __delitem__(self, key: object) -> None:
-        """Remove `key`; `KeyNotFoundError` if it is not there. O(log n)."""
+        """Remove `key`; `KeyNotFoundError` if it is not there. A slice: as `delete_range`. O(log n)."""
         wanted = lookup_key(key)
-        if wanted is None or not self.delete(wanted):
+        if wanted is None and isinstance(key, slice):
+            if key.step is not None:
+                raise ValueError("a slice of a tree has no step")
+            self.delete_range(key.start, key.stop)
+        elif wanted is None or not self.delete(wanted):
             raise KeyNotFoundError(key)
 
     def _is_small(self, page: Page) -> bool:

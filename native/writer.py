@@ -507,9 +507,13 @@ class Editor(Reader):
         return self.erase(key if type(key) is bytes else as_key(key)) > 0
 
     def __delitem__(self, key):
-        """Remove `key`; `KeyNotFoundError` if it is not there. O(log n)."""
+        """Remove `key`; `KeyNotFoundError` if it is not there. A slice: as `delete_range`. O(log n)."""
         wanted = key if type(key) is bytes else lookup_key(key)
-        if wanted is None or not self.erase(wanted):
+        if wanted is None and isinstance(key, slice):
+            if key.step is not None:
+                raise ValueError("a slice of a tree has no step")
+            self.delete_range(key.start, key.stop)
+        elif wanted is None or not self.erase(wanted):
             raise KeyNotFoundError(key)
 
     @cython.cfunc

@@ -184,6 +184,7 @@ def test_changes_are_the_engines(tmp_path):
         ("setdefault", (b"g", b"8"), {}),
         ("setdefault", (b"h",), {}),
         ("delete_range", (b"e", b"g"), {}),
+        ("delete_range", (), {"prefix": b"a"}),
         ("delete_range", (), {}),
         ("popitem", (), {}),
         ("update", ({b"left": b"over"},), {}),

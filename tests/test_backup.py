@@ -58,6 +58,38 @@ def test_a_compact_copy_is_small_and_dense(db, tmp_path):
         assert copy.check() == []
 
 
+@pytest.mark.parametrize("page_size", [4096, 8192, 16384, 32768])
+def test_a_compact_copy_may_have_pages_of_another_size(db, tmp_path, page_size):
+    db.copy(tmp_path / "copy", compact=True, page_size=page_size)
+    with cowdb.open(tmp_path / "copy", create=False) as copy:
+        assert copy.info()["page_size"] == page_size
+        assert content(copy) == content(db)
+        assert copy.check() == []
+        copy[b"new"] = b"1" * 50_000
+        assert copy.check() == []
+    assert os.path.getsize(tmp_path / "copy") % page_size == 0
+
+
+def test_a_key_that_is_too_long_for_smaller_pages_ends_the_copy(database, tmp_path):
+    db = database(page_size=32768)
+    db[b"k" * db.max_key_size] = b"v"
+    with pytest.raises(cowdb.KeySizeError):
+        db.copy(tmp_path / "copy", compact=True, page_size=4096)
+    with pytest.raises(ValueError, match="compact=True"):
+        db.copy(tmp_path / "copy", page_size=4096)
+    with pytest.raises(ValueError, match="4096, 8192"):
+        db.copy(tmp_path / "copy", compact=True, page_size=5000)
+    with pytest.raises(TypeError, match="int"):
+        db.copy(tmp_path / "copy", compact=True, page_size="8192")
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("copy")]
+
+
+def test_a_copy_into_no_directory_names_it(db, tmp_path):
+    for compact in (False, True):
+        with pytest.raises(FileNotFoundError, match=r"no such directory.*nowhere'$"):
+            db.copy(tmp_path / "nowhere" / "copy", compact=compact)
+
+
 @pytest.mark.skipif(not hasattr(os.stat_result, "st_blocks"), reason="no blocks to count")
 def test_free_pages_are_holes_in_a_whole_copy(db, tmp_path):
     with db.write() as transaction:

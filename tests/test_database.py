@@ -198,7 +198,52 @@ def test_another_file_is_called_no_database_and_not_touched(tmp_path, content):
         assert isinstance(caught.value, ValueError)
         assert str(path) in str(caught.value)
     assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == ["file"], "no lock file beside what is no database"
     assert not core_module.cores
+
+
+@pytest.mark.parametrize("page_size", [4096, 32768])
+def test_a_lock_file_is_no_database(tmp_path, page_size):
+    """The story: it has copies of the meta pages, so it passed for a database whose meta pages are destroyed."""
+    with cowdb.open(tmp_path / "db", page_size=page_size) as db:
+        for _ in range(3):
+            for read_only in (False, True):
+                with pytest.raises(cowdb.NotADatabaseError, match="lock file of one; name the database itself"):
+                    cowdb.open(tmp_path / "db-lock", read_only=read_only)
+            db[b"k"] = b"v"
+        assert sorted(os.listdir(tmp_path)) == ["db", "db-lock"]
+
+
+def test_what_the_caller_has_not_named_is_in_no_message(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such directory.*missing'$"):
+        cowdb.open(tmp_path / "missing" / "db")
+    with pytest.raises(FileNotFoundError, match="with create=False none is made"):
+        cowdb.open(tmp_path / "db", create=False)
+    with pytest.raises(FileNotFoundError, match="with read_only=True none is made"):
+        cowdb.open(tmp_path / "db", read_only=True)
+    with pytest.raises(ValueError, match="the path is empty"):
+        cowdb.open("")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_timeout_that_is_none(database):
+    for option in ("1", b"", [], object()):
+        with pytest.raises(TypeError, match="timeout is a number of seconds or None"):
+            database().write(timeout=option)
+
+
+def test_one_call_conveniences(database):
+    db = database()
+    assert db.put(b"k", b"1") is True
+    assert db.put(b"k", b"2", overwrite=False) is False
+    assert db[b"k"] == b"1"
+    assert db.put(b"k", b"3") is True
+    assert db.get(b"k") == b"3"
+    assert db.delete(b"k") is True
+    assert db.delete(b"k") is False
+    assert len(db) == 0
+    with pytest.raises(TypeError, match="encode"):
+        db.put("k", b"")
 
 
 def test_a_failed_opening_lets_the_file_go(tmp_path):

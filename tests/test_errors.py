@@ -36,7 +36,8 @@ EXAMPLES: list[tuple[errors.Error, type[Exception], dict[str, object], str]] = [
         {"timeout": 0, "holder": 17},
         "the writer lock was not free within 0 s; process 17 holds it",
     ),
-    (errors.KeyNotFoundError(b"k"), KeyError, {"key": b"k"}, "b'k'"),
+    (errors.KeyNotFoundError(b"k"), KeyError, {"key": b"k", "kind": ""}, "b'k'"),
+    (errors.KeyNotFoundError("users", "tree"), KeyError, {"key": "users", "kind": "tree"}, "there is no tree 'users'"),
     (
         errors.KeySizeError(3000, 2000),
         ValueError,

@@ -487,3 +487,45 @@ def test_many_entries_as_a_mapping():
             assert snapshot == dict(items)
             assert list(snapshot.keys(limit=3)) == [key for key, _ in items[:3]]
             assert len(snapshot.items(b"key00001000", b"key00002000")) == 1000
+
+
+@pytest.mark.parametrize("kind", ["writing", "fresh"])
+def test_a_slice_or_a_prefix_is_deleted_as_it_is_read(kind):
+    with tree_of(kind) as tree:
+        model = dict(MODEL)
+        for low, high in ((b"ab", b"ac"), (b"x", b"y"), (None, b"a"), (b"b", None)):
+            for key in list(tree.keys(low, high)):
+                del model[key]
+            del tree[low:high]
+            assert dict(tree.items()) == model
+        tree.update(MODEL)
+        assert tree.delete_range(prefix=b"ab") == 3
+        assert tree.delete_range(prefix=b"ab") == 0
+        assert tree.delete_range(b"ac", prefix=b"a") == 1
+        assert tree.delete_range(prefix=b"\xff") == 3
+        assert dict(tree.items()) == {
+            k: v for k, v in MODEL.items() if k[:2] not in {b"ab", b"ac"} and k[:1] != b"\xff"
+        }
+        del tree[:]
+        assert len(tree) == 0
+        with pytest.raises(ValueError, match="no step"):
+            del tree[b"a":b"b":2]
+        with pytest.raises(TypeError, match="encode"):
+            del tree["a":]
+        with pytest.raises(TypeError, match="slice"):
+            tree[b"a":b"b"] = b""
+
+
+def test_what_is_shown_of_trees_and_cursors():
+    with database() as db:
+        with db.write() as txn:
+            named = txn.tree("named", create=True)
+            named.update(MODEL)
+            cursor = named.cursor()
+            assert repr(named) == f"<cowdb.WriteTree, {len(MODEL)} entries>"
+            assert repr(cursor) == "<cowdb.Cursor, at no entry>"
+            cursor.seek(b"ab")
+            assert repr(cursor) == "<cowdb.Cursor, at b'ab'>"
+        assert repr(named) == "<cowdb.WriteTree, closed>"
+        with db.read() as snap:
+            assert repr(snap.tree("named")) == f"<cowdb.Tree, {len(MODEL)} entries>"

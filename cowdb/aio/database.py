@@ -243,7 +243,14 @@ class Database:
             lambda turn: turn.attempt(lambda _: self._below.check(turn.reporter(loop, progress)))
         )
 
-    async def copy(self, path: str | os.PathLike[str], *, compact: bool = False, progress: Progress = None) -> None:
+    async def copy(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        compact: bool = False,
+        page_size: int | None = None,
+        progress: Progress = None,
+    ) -> None:
         """Write the newest state to a new file at `path`, while others read and write; see `cowdb.Database.copy`.
 
         `progress` is called in the event loop.  A cancellation ends the copy at its
@@ -252,7 +259,9 @@ class Database:
         self._refuse_closed()
         turn = Turn(None)
         report = turn.reporter(asyncio.get_running_loop(), progress)
-        future = self._submit(functools.partial(self._below.copy, path, compact=compact, progress=report))
+        future = self._submit(
+            functools.partial(self._below.copy, path, compact=compact, page_size=page_size, progress=report)
+        )
 
         def give_up() -> None:
             turn.give_up()

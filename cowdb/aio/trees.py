@@ -304,9 +304,9 @@ class WriteTree(_Readable):
         """Remove every entry. O(pages)."""
         await self._change(self.below.clear)
 
-    async def delete_range(self, start: object = None, stop: object = None) -> int:
-        """Remove the entries with start <= key < stop (None: no bound); how many there were. O(log n + pages)."""
-        return await self._change(self.below.delete_range, start, stop)
+    async def delete_range(self, start: object = None, stop: object = None, *, prefix: object = None) -> int:
+        """Remove the entries with start <= key < stop (None: no bound), or with `prefix`; how many there were."""
+        return await self._change(functools.partial(self.below.delete_range, start, stop, prefix=prefix))
 
 
 class WriteTransaction(WriteTree):

@@ -5,8 +5,8 @@
     FaultyDisk      any disk, with errors and kills on command
 
 They take the place of the real disk behind the protocols of `cowdb.storage`, so
-nothing is patched.  What they promise and what they do not is written in
-`docs/crash-model.md`.
+nothing is patched: `open_on` opens a database on one.  What they promise and what
+they do not is written in `docs/crash-model.md`.
 
     trace --+
             +--> states --> crash        faults
@@ -15,6 +15,7 @@ nothing is patched.  What they promise and what they do not is written in
 
 from __future__ import annotations
 
+from cowdb.database import open_on
 from cowdb.testing.crash import CrashDisk, CrashStorage, Image, Origin
 from cowdb.testing.faults import CALLS, Fault, FaultyDisk, FaultyStorage, SimulatedKill
 from cowdb.testing.memory import POISON, LiveMapping, MemoryDisk, MemoryFile, MemoryStorage
@@ -61,4 +62,5 @@ __all__ = [
     "Resize",
     "SimulatedKill",
     "Write",
+    "open_on",
 ]
