@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import cowdb
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -55,3 +58,25 @@ def test_the_architecture_page_draws_the_layers_that_are_enforced():
     for layer in layers:
         names = layer.split(" | ")
         assert any(set(names) <= set(row.split()) for row in line), f"{layer} is not drawn, or not in this order"
+
+
+def test_the_python_blocks_of_the_interface_page_run(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    monkeypatch.chdir(tmp_path)
+    exec(compile("".join(blocks), "api.md", "exec"), {})
+    with cowdb.open("app.cowdb", create=False) as db, db.read() as snap:
+        assert snap.trees() == ["cows", "users"]
+        assert db.check() == []
+
+
+def test_the_interface_page_names_what_there_is():
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", text))
+    assert set(cowdb.__all__) - {"Finding", "Stats", "Tree", "WriteTree"} <= words
+    inside = {"abandon", "pinning", "committing", "readings", "part"}  # between modules
+    for kind in (cowdb.Database, cowdb.Transaction, cowdb.WriteTransaction, cowdb.Tree, cowdb.WriteTree, cowdb.Cursor):
+        own = {name for name in vars(kind) if not name.startswith("_")}
+        assert own - inside <= words, kind
+    options = set(inspect.signature(cowdb.open).parameters) | set(inspect.signature(cowdb.Tree.items).parameters)
+    assert options - {"self"} <= words

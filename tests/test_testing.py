@@ -913,7 +913,7 @@ def test_reprs() -> None:
 def test_the_examples_of_the_documentation_run() -> None:
     page = Path(__file__).parent.parent / "docs" / "crash-model.md"
     examples = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     names: dict[str, object] = {}
     for example in examples:
         exec(example, names)
