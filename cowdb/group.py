@@ -12,19 +12,23 @@ is woken to lead.
 
 A leader can be interrupted at any line, by Ctrl-C or for want of memory.  So
 nothing is concluded from what he was about to do, only from what is so: the
-state that is published, and whether the writer is poisoned.  Who comes by next
-looks, and goes on with it.
+state that is published, whether the writer is poisoned, and whether the leader
+is still at it, further up the stack.  Who comes by next looks, and goes on with it.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cowdb.errors import Error
 from cowdb.locks import me
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from cowdb.draft import Member
     from cowdb.poison import Poison
     from cowdb.readers import Gate
@@ -56,6 +60,7 @@ class Group:
         self.pending: list[Member] = []
         self.in_flight: list[Member] = []
         self._leader: object = None  # the thread that flushes, and will say how it went; else who comes next finds out
+        self._frame: FrameType | None = None  # where it does: as long as it is on the thread's stack, it goes on
         self._asleep: deque[tuple[threading.Lock, Member]] = deque()  # threads that wait, each for a lock of its own
         self._called: Member | None = None  # who was woken to lead the next flush
 
@@ -95,9 +100,16 @@ class Group:
             self._lead_or_wait(last, publish)
 
     def clear_up(self) -> None:
-        """If who led a flush was interrupted and left it, tell its members how it went."""
-        if self.in_flight and self._not_led():
+        """If who led a flush was interrupted and left it, tell its members how it went.
+
+        `Error` if this very thread leads it, further up: a signal's handler is asking, or a finalizer.
+        """
+        if not self.in_flight:
+            return
+        if self._not_led():
             self.tidy()
+        elif self._leader is me():
+            raise Error("this thread is in the middle of a commit, further up; let that come to its end first")
 
     def _lead_or_wait(self, member: Member, publish: Publish) -> None:
         """Flush for all that is sealed now, or wait for the thread that is flushing (P5: one at a time)."""
@@ -121,6 +133,7 @@ class Group:
                     # Choosing the newest and counting all of them as live is one step (P6).
                     group = self.pending
                     self._leader = me()
+                    self._frame = sys._getframe()  # noqa: SLF001 - its documented name
                     self.in_flight = group
                     self.pending = following
             if sleeper is not None:
@@ -129,6 +142,7 @@ class Group:
                 publish(group, lazy=False)
         finally:
             if group:
+                self._frame = None
                 self.tidy()
             if sleeper is not None and sleeper in self._asleep:
                 self._forget(sleeper)
@@ -154,7 +168,13 @@ class Group:
     def _not_led(self) -> bool:
         """Whether what is in flight was left there by a thread that was interrupted: perhaps our own, since it asks."""
         leader = self._leader
-        return leader is None or leader is me()
+        if leader is not me():
+            return leader is None
+        led = self._frame
+        frame: FrameType | None = sys._getframe()  # noqa: SLF001 - its documented name
+        while frame is not None and frame is not led:
+            frame = frame.f_back
+        return frame is None
 
     def _end_flush(self) -> None:
         """Tell the members in flight how it went; the caller has the mutex, and nobody leads them any more.
@@ -175,7 +195,7 @@ class Group:
             waiting = group + waiting  # interrupted before it began
         self.pending = waiting  # first: who finds neither list filled lets the turn go (`Pager.unlock`)
         self.in_flight = []
-        self._leader = self._called = None
+        self._leader = self._called = self._frame = None
         self._wake()
 
     def _wake(self) -> None:

@@ -31,6 +31,7 @@ holds the lock of their block.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import threading
@@ -38,6 +39,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cowdb import format as fmt
 from cowdb import meta as meta_page
+from cowdb.errors import FullError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +70,8 @@ _STARTED: Final = 1
 _FIRST_PIN: Final = 2
 PINS_PER_BLOCK: Final = (_BLOCK_WORDS - _FIRST_PIN) // 2
 _LEAST_BLOCKS: Final = 32
+_BLOCK_OF_STAT: Final = 512
+"""Bytes that `st_blocks` counts in."""
 
 
 class Pin(NamedTuple):
@@ -93,14 +97,30 @@ class LockFile:
             found = os.fstat(self.fd)
             if found.st_mode & 0o777 != mode and found.st_uid == os.geteuid():
                 os.fchmod(self.fd, mode)  # who may write the data file may share it, whatever the umask says
-            size = os.fstat(self.fd).st_size
-            least = _BLOCKS_AT + _LEAST_BLOCKS * _BLOCK_WORDS * 8
-            if size < least:
-                os.ftruncate(self.fd, least)
-                size = least
+            size = max(os.fstat(self.fd).st_size, _BLOCKS_AT + _LEAST_BLOCKS * _BLOCK_WORDS * 8)
+            self._make_room(size)
             self._map(size)
         except BaseException:
             self.close()
+            raise
+
+    def _make_room(self, size: int) -> None:
+        """Let the file have `size` bytes, and the disk room for each; `FullError` if it has not.
+
+        Where a mapping has a hole and the disk is full, the first store kills the process (SIGBUS).
+        """
+        found = os.fstat(self.fd)
+        if found.st_size >= size and found.st_blocks * _BLOCK_OF_STAT >= size:
+            return
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self.fd, 0, size)
+            elif found.st_size < size:
+                os.pwrite(self.fd, bytes(size - found.st_size), found.st_size)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                reason = f"there is no room on the disk for the lock file {self.path!r}, which takes {size} bytes"
+                raise FullError(error.errno, reason) from None
             raise
 
     def _map(self, size: int) -> None:
@@ -229,11 +249,10 @@ class LockFile:
         return count
 
     def add_blocks(self) -> None:
-        """Double the number of blocks. The caller holds OPEN."""
+        """Double the number of blocks. The caller holds OPEN. `FullError`: nothing has changed."""
         count = 2 * self.blocks()
         size = _BLOCKS_AT + count * _BLOCK_WORDS * 8
-        if os.fstat(self.fd).st_size < size:
-            os.ftruncate(self.fd, size)
+        self._make_room(size)
         self._words[_BLOCKS] = count
         self.blocks()
 

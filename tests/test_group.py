@@ -942,3 +942,43 @@ def test_power_cuts_under_group_commit_leave_a_prefix(brake):
                 judge(image, expected[least:], live_on=len(seen) % 7 == 0)
     assert len(seen) > 20
     db.close()
+
+
+# ---------------------------------------------------------------- a signal's handler, in the middle of a commit
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("act", ["put", "sync", "check"])
+@pytest.mark.parametrize("step", ["first flush", "write meta", "flush", "publish"])
+def test_a_signals_handler_writes_nothing_while_its_thread_flushes(step, act):
+    """The story: the thread that led the flush was taken for one that had been interrupted and had left it. The
+    handler's commit was acknowledged and then lost, or that of another process, which was given the turn."""
+    disk = CrashDisk()
+    db = opened(disk)
+    put(db, b"before", b"1")
+    pager = pager_of(db)
+    pager.two_flush_limit = 0 if step == "first flush" else 64 << 20
+    refused = []
+
+    def failpoint(name):
+        if name == step:
+            pager.failpoint = lambda name: None
+            with pytest.raises(cowdb.Error, match="in the middle of a commit, further up") as caught:
+                {"put": lambda: put(db, b"handler", b"h"), "sync": db.sync, "check": db.check}[act]()
+            refused.append(caught.value)
+            assert pager._has_turn
+            assert pager.group.in_flight
+
+    pager.failpoint = failpoint
+    put(db, b"main", b"m")
+    assert len(refused) == 1
+    assert db[b"main"] == b"m"
+    assert b"handler" not in db
+    durable = pager.words.durable[0]
+    assert durable == pager.meta.transaction
+    put(db, b"after", b"a")
+    assert db.check() == []
+    db.close()
+    with opened(disk) as again:
+        assert len(again) == 3
+        assert again.check() == []

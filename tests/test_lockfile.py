@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 import pytest
 from child import Child
 
+import cowdb
 from cowdb import format as fmt
 from cowdb import lockfile as lockfile_module
 from cowdb import meta as meta_page
@@ -293,3 +295,53 @@ def test_words_that_somebody_is_looking_at_stay_mapped(path):
     words.unmap()
     assert part[3] == 1
     words.close()
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+def full(*_arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.guarantee
+def test_there_is_room_on_the_disk_for_every_word(path):
+    """The story: the file was a hole, and on a full disk the first store into the mapping killed the process."""
+    with open(path, "wb") as sparse:
+        sparse.truncate(200_000)  # as an older one left it
+    words = LockFile(path, 0o600)
+    words.make()
+    for _ in range(3):
+        found = os.stat(path)
+        assert found.st_blocks * 512 >= found.st_size >= 100_000
+        words.add_blocks()
+    words.close()
+
+
+@pytest.mark.guarantee
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="it asks for room in another way")
+def test_a_full_disk_has_no_room_for_a_lock_file_and_says_so(tmp_path, monkeypatch):
+    path = str(tmp_path / "db")
+    with cowdb.open(path) as db:
+        db[b"k"] = b"v"
+    os.unlink(path + "-lock")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(cowdb.FullError, match="no room on the disk for the lock file"):
+            cowdb.open(path)
+        with cowdb.open(path, read_only=True) as db:
+            assert db[b"k"] == b"v"
+    with cowdb.open(path) as db:
+        assert db.check() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="it asks for room in another way")
+def test_a_full_disk_has_no_room_for_more_blocks(words, monkeypatch):
+    before = words.blocks()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(cowdb.FullError):
+            words.add_blocks()
+    assert words.blocks() == before
+    words.add_blocks()
+    assert words.blocks() == 2 * before
