@@ -119,10 +119,10 @@ def test_dump_of_chosen_trees(run, base):
 
 def test_dump_replaces_no_file_unless_told_to(run, base, tmp_path):
     target = tmp_path / "out.jsonl"
-    target.write_bytes(b"mine")
+    target.write_bytes(b'{"key": "mine"')
     code, _, err = run("dump", base, target)
-    assert (code, target.read_bytes()) == (2, b"mine")
-    assert "--force" in err
+    assert (code, target.read_bytes()) == (2, b'{"key": "mine"')
+    assert "is there already; --force replaces it" in err
     assert run("dump", base, target, "--force")[0] == 0
     assert target.read_bytes().startswith(b"{")
     assert stat.S_IMODE(target.stat().st_mode) == 0o600, "it is as private as the database"
@@ -717,8 +717,69 @@ def test_a_dump_never_replaces_a_database(run, tmp_path, target):
             db[b"k"] = name.encode()
     output = tmp_path / ("a.cowdb" if target == "itself" else "b.cowdb")
     code, _, err = run("dump", tmp_path / "a.cowdb", output, "--force")
-    assert (code, "is a database" in err) == (2, True)
+    assert (code, "does not begin like a dump, so it stays as it is" in err) == (2, True)
     assert content(output) == {None: {b"k": output.name.encode()}}
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_dump_replaces_nothing_that_is_no_dump(run, base, tmp_path, force):
+    """A database whose first page was damaged, its lock file and an SQLite file were all overwritten."""
+    with cowdb.open(tmp_path / "torn") as db:
+        db[b"k"] = b"v"
+        lock = (tmp_path / "torn-lock").read_bytes()
+        code, _, err = run("dump", base, tmp_path / "torn-lock", *force)
+        assert (code, (tmp_path / "torn-lock").read_bytes()) == (2, lock)
+    with (tmp_path / "torn").open("r+b") as file:
+        file.write(bytes(4096))
+    with sqlite3.connect(tmp_path / "sqlite") as connection:
+        connection.execute("CREATE TABLE t (k)")
+    connection.close()
+    (tmp_path / "json").write_bytes(b'{"name": "a package"}')
+    (tmp_path / "text").write_bytes(b"mine")
+    for name in ("torn", "sqlite", "json", "text"):
+        before = (tmp_path / name).read_bytes()
+        code, _, err = run("dump", base, tmp_path / name, *force)
+        assert (code, (tmp_path / name).read_bytes()) == (2, before)
+        assert "does not begin like a dump" in err
+        assert "--force replaces it" not in err
+    os.symlink("nowhere", tmp_path / "link")
+    assert run("dump", base, tmp_path / "link", *force)[0] == 2
+    assert run("dump", base, tmp_path, *force)[0] == 2
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv", "mdb", "bdb"])
+@pytest.mark.parametrize("trees", [["--main"], ["--tree", "cows & co"], ["--tree", "empty"], ["--tree", "no entry"]])
+def test_a_dump_from_before_is_known_by_its_beginning(run, base, tmp_path, form, trees):
+    with cowdb.open(base) as db, db.write() as txn:
+        txn.tree("no entry", create=True)
+    target = tmp_path / f"out.{form}"
+    arguments = ("dump", base, target, *trees, "--as", "csv" if form == "tsv" else form)
+    assert run(*arguments)[0] == 0
+    code, _, err = run(*arguments)
+    assert (code, "is there already; --force replaces it" in err) == (2, True)
+    assert run(*arguments, "--force")[0] == 0
+    target.write_bytes(b"")
+    assert run(*arguments)[0] == 2
+    assert run(*arguments, "--force")[0] == 0
+
+
+def test_a_file_that_comes_during_a_dump_stays(run, base, tmp_path, monkeypatch):
+    target = tmp_path / "out.jsonl"
+
+    def slow(*arguments, **options):
+        target.write_bytes(b"somebody else's")
+        yield "{}"
+
+    monkeypatch.setattr("cowdb.cli.dump.write", slow)
+    code, _, err = run("dump", base, target)
+    assert (code, target.read_bytes()) == (2, b"somebody else's")
+    assert "has come meanwhile" in err
+    target.unlink()
+    monkeypatch.setattr("cowdb.cli.dump.write", slow)
+    assert run("dump", base, target, "--force")[0] == 2
+    assert target.read_bytes() == b"somebody else's"
+    assert not list(tmp_path.glob(".out*"))
 
 
 def test_a_dump_to_a_dash_goes_to_the_output(run, tmp_path, monkeypatch):

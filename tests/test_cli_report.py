@@ -436,8 +436,11 @@ def test_what_is_there_stays(made, tmp_path):
     assert cow("report", path, page, "--force").code == 0
     other = tmp_path / "notes.txt"
     other.write_text("mine")
-    assert cow("report", path, other, "--force").code == 2
-    assert other.read_text() == "mine"
+    for force in ([], ["--force"]):
+        result = cow("report", path, other, *force)
+        assert (result.code, other.read_text()) == (2, "mine")
+        assert "does not begin like a report" in result.err
+        assert "--force replaces it" not in result.err
     whole = path.read_bytes()
     assert cow("report", path, path, "--force").code == 2
     assert path.read_bytes() == whole

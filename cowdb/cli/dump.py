@@ -6,14 +6,13 @@ import contextlib
 import os
 import stat
 import sys
-import tempfile
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from cowdb import format as fmt
 from cowdb.cli.batches import MARKS
-from cowdb.cli.formats import FORMATS, recognise, write
+from cowdb.cli.formats import BEGINNINGS, FORMATS, recognise, write
 from cowdb.cli.opening import add_path, add_timeout, reading, tree_of
 from cowdb.cli.output import FINE, USAGE, CommandError
+from cowdb.cli.outputfile import OutputFile
 from cowdb.cli.ranges import mix
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of mdb and bdb: bytes that print as they are, not in hex",
     )
-    parser.add_argument("--force", action="store_true", help="replace OUTPUT if it is there, and no database")
+    parser.add_argument("--force", action="store_true", help="replace OUTPUT, if it is a dump from before")
     add_timeout(parser)
     mix(parser)
 
@@ -81,14 +80,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
         args.output = None
     if out.show != "text":
         raise CommandError(f"dump writes keys and values whole, so --show {out.show} cannot be kept", USAGE)
-    if args.output is not None and not os.path.basename(args.output):
-        raise CommandError(f"{args.output!r} names no file to write", USAGE)
     if args.plain and (args.main or len(args.tree or ()) != 1):
         raise CommandError("--plain is for one --tree", USAGE)
-    if args.output and os.path.isfile(args.output) and not args.force:
-        raise CommandError(f"{args.output!r} is there already; --force replaces it", USAGE)
-    if args.output and _is_database(args.output):
-        raise CommandError(f"{args.output!r} is a database; it stays as it is, also with --force", USAGE)
+    if args.output is not None and not _is_stream(args.output):
+        _output_file(args).refuse()
     with reading(args.file, args.timeout) as state:
         trees = _chosen(state, args)
         total = sum(len(tree) for _, tree in trees)
@@ -126,14 +121,17 @@ def _progress(args: argparse.Namespace, out: Output) -> Iterator[Progress]:
         yield tick
 
 
-def _is_database(path: str) -> bool:
-    """Whether there is a file of cowdb's there; what cannot be read is none."""
-    at = fmt.META.offset("magic")
+def _output_file(args: argparse.Namespace) -> OutputFile:
+    return OutputFile(args.output, "dump", BEGINNINGS, force=args.force)
+
+
+def _is_stream(path: str) -> bool:
+    """Whether there is a pipe or a terminal: it is written to, and has no other name meanwhile."""
     try:
-        with open(path, "rb") as file:
-            return file.read(at + len(fmt.MAGIC))[at:] == fmt.MAGIC
-    except OSError:
+        mode = os.stat(path).st_mode
+    except OSError:  # what is wrong is said when it is opened
         return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def _is_file(stream: TextIO) -> bool:
@@ -196,25 +194,9 @@ def _deliver(pieces: Iterable[Any], args: argparse.Namespace, out: Output) -> No
         for block in blocks:
             out.raw(block)
         return
-    if os.path.exists(args.output) and not os.path.isfile(args.output):  # a pipe or a device: it has no other name
-        with open(args.output, "wb") as file:
-            for block in _blocks(pieces):
-                file.write(block)
-        return
-    directory = os.path.dirname(os.path.abspath(args.output))
-    descriptor, name = tempfile.mkstemp(dir=directory, prefix=f".{os.path.basename(args.output)}.")
-    try:
-        with open(descriptor, "wb") as file:
-            for block in _blocks(pieces):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        if os.path.exists(args.output) and not args.force:
-            raise CommandError(f"{args.output!r} has come meanwhile; --force replaces it", USAGE)
-        os.replace(name, args.output)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with open(args.output, "wb") if _is_stream(args.output) else _output_file(args).writing() as file:
+        for block in _blocks(pieces):
+            file.write(block)
 
 
 def _blocks(pieces: Iterable[Any]) -> Iterator[bytes]:

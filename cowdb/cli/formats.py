@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 
     from cowdb.cli.lines import Lines, OnBad
 
-__all__ = ["FORMATS", "READABLE", "Entry", "Reading", "recognise", "write"]
+__all__ = ["BEGINNINGS", "FORMATS", "READABLE", "Entry", "Reading", "recognise", "write"]
 
 Entry = tuple[str | None, bytes | None, bytes]
 
 READABLE: Final = ("jsonl", "csv", "mdb")
 FORMATS: Final = (*READABLE, "bdb")
+
+BEGINNINGS: Final = (
+    b'{"key": ', b'{"tree": ',
+    b"key,value\r\n", b"tree,key,value\r\n", b"key\tvalue\r\n", b"tree\tkey\tvalue\r\n",
+    b"VERSION=3\nformat=",
+)  # fmt: skip
+"""What everything that `write` writes begins with, but for what is empty."""
 
 _ENDINGS: Final = {
     ".jsonl": "jsonl",

@@ -13,16 +13,15 @@ the page says so.  Whatever comes from the database is text in there, never mark
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.opening import add_path, add_timeout, looking
-from cowdb.cli.output import FINDINGS, FINE, IO_ERROR, USAGE, CommandError, size_text
+from cowdb.cli.output import FINDINGS, FINE, size_text
+from cowdb.cli.outputfile import OutputFile
 from cowdb.cli.reportfacts import Survey, gather
 from cowdb.cli.reportholders import holders
 from cowdb.cli.reporthtml import BEGINNING, html
 from cowdb.cli.stat import every_tree, state_of
-from cowdb.storage import FileDisk
 
 if TYPE_CHECKING:
     import argparse
@@ -57,7 +56,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """See `cowdb.cli`."""
-    _refuse(args.output, force=args.force)
+    target = OutputFile(args.output, "report", (BEGINNING,), force=args.force)
+    target.refuse()
     with looking(args.file, args.timeout) as look:
         state = state_of(look, out)
         trees, broken = every_tree(state)
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
         survey.judge(look, broken)
         facts = gather(args.file, look, survey, out)
     page = html(facts)
-    _deliver(page, args.output, force=args.force)
+    with target.writing() as file:
+        file.write(page)
     answer: dict[str, Any] = {
         "path": os.path.abspath(args.file),
         "report": os.path.abspath(args.output),
@@ -88,44 +89,3 @@ def run(args: argparse.Namespace, out: Output) -> int:
     for problem in facts["problems"][:20]:
         out.note(problem)
     return FINDINGS if survey.damage or survey.problems else FINE
-
-
-def _refuse(path: str, *, force: bool) -> None:
-    """A `CommandError` if nothing may be written at `path`: what is there stays, unless it is an old report."""
-    if not os.path.basename(path):
-        raise CommandError(f"{path!r} names no file to write", USAGE)
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise CommandError(f"there is no directory {folder!r}", IO_ERROR)
-    if not os.path.lexists(path):
-        return
-    if not force:
-        raise CommandError(f"{path!r} is there already; --force replaces it", USAGE)
-    if not os.path.isfile(path):
-        raise CommandError(f"{path!r} is no file, so it cannot be replaced", USAGE)
-    with open(path, "rb") as file:
-        if file.read(len(BEGINNING)) != BEGINNING:
-            raise CommandError(f"{path!r} is no report; it stays as it is", USAGE)
-
-
-def _deliver(page: bytes, path: str, *, force: bool) -> None:
-    """Let `path` name the page when it is whole and on disk, or leave everything as it was."""
-    disk = FileDisk()
-    target = os.path.abspath(path)
-    descriptor, name = tempfile.mkstemp(dir=os.path.dirname(target), prefix=f".{os.path.basename(target)}.")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        if force:
-            _refuse(path, force=True)  # it may be another file by now
-            os.replace(name, target)
-            return
-        try:
-            disk.link(name, target)
-        except FileExistsError:
-            raise CommandError(f"{path!r} has come meanwhile; --force replaces it", USAGE) from None
-    finally:
-        if os.path.lexists(name):
-            os.unlink(name)
