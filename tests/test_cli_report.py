@@ -480,6 +480,32 @@ def test_it_says_what_it_did(made, tmp_path):
     assert "a.html" in cow("report", made[0], tmp_path / "a.html", "--force").out
 
 
+def test_a_report_to_a_dash_goes_to_the_output(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "a.html"
+    assert cow("report", made[0], page).code == 0
+    result = cow("report", made[0], "-")
+    assert result.code == 0
+    assert result.out.startswith(BEGINNING.decode())
+    assert result.out.rstrip().endswith("</html>")
+    assert os.listdir(tmp_path) == ["a.html"]
+    assert "in the standard output" in result.err
+    assert cow("report", made[0], "-", "--format", "json", "--quiet") == (0, result.out, "")
+    path = tmp_path / "b.cowdb"
+    path.write_bytes(made[0].read_bytes())
+    spoil(path, pages_of(path, "names", "leaf")[0]["page"])
+    result = cow("report", path, "-")
+    assert (result.code, result.out.startswith(BEGINNING.decode())) == (1, True)
+    assert "1 damaged page: the report lists it" in result.err
+
+
+def test_a_report_does_not_fill_a_terminal(made, monkeypatch):
+    monkeypatch.setattr("cowdb.cli.output._is_terminal", lambda stream: True)
+    result = cow("report", made[0], "-")
+    assert (result.code, result.out) == (2, "")
+    assert "name a file" in result.err
+
+
 # ---------------------------------------------------------------- in a browser
 
 

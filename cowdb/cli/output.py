@@ -36,6 +36,7 @@ __all__ = [
     "CommandError",
     "Output",
     "Progress",
+    "counted",
     "shown_text",
     "size_text",
     "time_text",
@@ -413,6 +414,11 @@ def _is_terminal(stream: TextIO) -> bool:
         return stream.isatty()
     except ValueError:  # closed
         return False
+
+
+def counted(number: int, one: str, more: str | None = None) -> str:
+    """A number and what it counts: 0 pages, 1 page, 1,234 pages; `more` is the plural that is not `one` and s."""
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
 
 
 def size_text(size: float) -> str:

@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.opening import add_path, add_timeout, looking
-from cowdb.cli.output import FINDINGS, FINE, size_text
+from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError, counted, size_text
 from cowdb.cli.outputfile import OutputFile
 from cowdb.cli.reportfacts import Survey, gather
 from cowdb.cli.reportholders import holders
@@ -49,15 +49,20 @@ EXAMPLES: Final = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     """See `cowdb.cli`."""
     add_path(parser)
-    parser.add_argument("output", metavar="OUTPUT", help="the page to write, such as app.html")
+    parser.add_argument(
+        "output", metavar="OUTPUT", help="the page to write, such as app.html; - is the standard output"
+    )
     parser.add_argument("--force", action="store_true", help="replace OUTPUT, if it is a report from before")
     add_timeout(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """See `cowdb.cli`."""
-    target = OutputFile(args.output, "report", (BEGINNING,), force=args.force)
-    target.refuse()
+    target = None if args.output == "-" else OutputFile(args.output, "report", (BEGINNING,), force=args.force)
+    if target is not None:
+        target.refuse()
+    elif out.terminal:
+        raise CommandError("a report is a page for a browser, not for a terminal: name a file to write", USAGE)
     with looking(args.file, args.timeout) as look:
         state = state_of(look, out)
         trees, broken = every_tree(state)
@@ -67,25 +72,43 @@ def run(args: argparse.Namespace, out: Output) -> int:
         survey.judge(look, broken)
         facts = gather(args.file, look, survey, out)
     page = html(facts)
-    with target.writing() as file:
-        file.write(page)
-    answer: dict[str, Any] = {
-        "path": os.path.abspath(args.file),
-        "report": os.path.abspath(args.output),
-        "size": len(page),
-        "transaction": state.meta.transaction,
-        "pages": survey.pages,
-        "damaged_pages": len(survey.damage),
-        "problems": facts["problems"],
-    }
-    if out.machine:
+    if target is None:
+        out.raw(page)
+    else:
+        with target.writing() as file:
+            file.write(page)
+    _tell(args, out, survey, facts["problems"], len(page))
+    return FINDINGS if survey.damage or survey.problems else FINE
+
+
+def _tell(args: argparse.Namespace, out: Output, survey: Survey, problems: list[str], size: int) -> None:
+    """What was written, and what is wrong; on the error output if the page itself went to the other one."""
+    to_output = args.output == "-"
+
+    def say(text: str, style: str | None = None) -> None:
+        if to_output:
+            out.note(text)
+        else:
+            out.line(text, style)
+
+    transaction = survey.state.meta.transaction
+    if out.machine and not to_output:
+        answer: dict[str, Any] = {
+            "path": os.path.abspath(args.file),
+            "report": os.path.abspath(args.output),
+            "size": size,
+            "transaction": transaction,
+            "pages": survey.pages,
+            "damaged_pages": len(survey.damage),
+            "problems": problems,
+        }
         out.document(answer)
     else:
-        out.line(
-            f"{survey.pages:,} pages of transaction {state.meta.transaction} in {args.output}, {size_text(len(page))}"
-        )
-        if survey.damage:
-            out.line(f"{len(survey.damage):,} damaged pages: the report lists them", "bold red")
-    for problem in facts["problems"][:20]:
+        where = "the standard output" if to_output else args.output
+        say(f"{counted(survey.pages, 'page')} of transaction {transaction} in {where}, {size_text(size)}")
+        damaged = len(survey.damage)
+        if damaged:
+            them = "it" if damaged == 1 else "them"
+            say(f"{counted(damaged, 'damaged page')}: the report lists {them}", "bold red")
+    for problem in problems[:20]:
         out.note(problem)
-    return FINDINGS if survey.damage or survey.problems else FINE
