@@ -191,6 +191,27 @@ def test_delete_wants_to_be_told_one_thing(run, base, arguments):
     assert len(items(base)) == 1000
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prefix", ""], "an empty --prefix means every key; say --all"),
+        (["--prefix", "", "--stop", "0010"], "an empty --prefix means every key; say --all"),
+        (["--prefix", " ", "--hex"], "an empty --prefix means every key; say --all"),
+        (["--start", ""], "an empty --start means from the first key on; leave it out, or say --all"),
+        (["--start", "", "--stop", "0010"], "an empty --start"),
+        (["--stop", ""], "an empty --stop means no key at all; leave it out, or say --all"),
+    ],
+)
+def test_a_variable_of_the_shell_that_is_not_set_deletes_nothing(run, base, arguments, said):
+    before = items(base)
+    for more in ([], ["--dry-run"]):
+        code, out, err = run("delete", base, *arguments, *more)
+        assert (code, out) == (2, b"")
+        assert said in err
+    assert items(base) == before
+    assert run("delete", base, "") == (1, b"0 entries removed\n", "there is no key (the empty key)\n")
+
+
 def test_delete_in_what_is_not_there(run, base, tmp_path):
     assert run("delete", base, "--tree", "pigs", "a")[0] == 1
     assert run("delete", tmp_path / "none", "a")[0] == 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cowdb.cli.opening import add_path, add_timeout, add_tree, reading, tree_of, writing
-from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError
+from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError, counted
 from cowdb.cli.ranges import add_range, given_key, mix, range_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ EXAMPLES: Final = (
     ("cowdb delete app.cowdb --prefix session:", "all keys that begin so"),
     ("cowdb delete app.cowdb --tree log --drop", "the tree itself, with all that is in it"),
 )
+
+
+_EMPTY: Final = {
+    "prefix": "means every key; say --all",
+    "start": "means from the first key on; leave it out, or say --all",
+    "stop": "means no key at all; leave it out, or say --all",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +58,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise CommandError(f"say what to remove: {what}" + ("; one of them, not more" if said else ""), USAGE)
     if args.drop and args.tree is None:
         raise CommandError("the main tree cannot be dropped; --all empties it", USAGE)
+    _refuse_empty_bounds(args)
     keys = [given_key(args, text) for text in args.keys]
     low, high = range_of(args)
     # Looking first: no writer lock is taken, and nothing is made, where the tree is not there.
@@ -72,8 +80,15 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if out.machine:
         out.document({"tree": args.tree, "removed": removed, "missing": missing, "dry_run": args.dry_run})
     else:
-        entries = "entry" if removed == 1 else "entries"
-        out.line(f"{removed:,} {entries} {'would be removed' if args.dry_run else 'removed'}")
+        out.line(f"{counted(removed, 'entry', 'entries')} {'would be removed' if args.dry_run else 'removed'}")
         for key in missing:
-            out.note(f"there is no key {out.data(key, 200)}")
+            out.note(f"there is no key {out.key(key, 200)}")
     return FINDINGS if missing else FINE
+
+
+def _refuse_empty_bounds(args: argparse.Namespace) -> None:
+    """A bound that is empty is a variable of the shell that was not set: nobody shall lose a tree by that."""
+    for name, meaning in _EMPTY.items():
+        bound = getattr(args, name)
+        if bound is not None and not given_key(args, bound):
+            raise CommandError(f"an empty --{name} {meaning}", USAGE)

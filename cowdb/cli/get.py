@@ -53,14 +53,14 @@ def run(args: argparse.Namespace, out: Output) -> int:
             key = given_key(args, args.key)
             found = tree.get(key)
             if found is None:
-                raise CommandError(f"there is no key {out.data(key, 200)}")
+                raise CommandError(f"there is no key {out.key(key, 200)}")
             value = found
         else:
             key, value = _at(tree, args.rank)
     if out.machine:
         out.document({"tree": args.tree, "key": key, "value": value})
     elif args.rank is not None:
-        out.facts([("key", out.data(key)), ("value", out.data(value))])
+        out.facts([("key", out.key(key)), ("value", out.data(value))])
     elif out.terminal or out.show != "text":
         out.line(out.data(value))
     else:

@@ -152,6 +152,10 @@ class Output:
         """A key or value as ``--show`` wants it, safe for a terminal."""
         return shown(data, self.show, limit)
 
+    def key(self, key: bytes, limit: int | None = None) -> str:
+        """A key in a sentence: as `data`, but the empty one can be seen."""
+        return self.data(key, limit) or "(the empty key)"
+
     # ------------------------------------------------------------ for programs
 
     def document(self, value: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if out.machine:
         out.document({"tree": args.tree, "key": key, "stored": stored})
     elif not stored:
-        out.note(f"{out.data(key, 200)} is there already; it was left as it is")
+        out.note(f"{out.key(key, 200)} is there already; it was left as it is")
     return FINE if stored else FINDINGS
 
 
