@@ -96,6 +96,37 @@ def test_get_shows_hex_and_nothing_when_asked(run, base):
 # ---------------------------------------------------------------- put, delete
 
 
+@pytest.mark.parametrize(
+    "arguments", [["put", "-x", "y"], ["put", "-x"], ["get", "-x"], ["delete", "-x"], ["path", "-x"]]
+)
+def test_a_key_that_begins_with_a_dash_is_told_where_to_go(run, base, arguments):
+    command, *keys = arguments
+    code, _, err = run(command, base, *keys)
+    assert (code, f"cowdb {command} FILE -- -x" in err) == (2, True), err
+    assert run("put", base, "--", "-x", "y")[0] == 0
+    assert run(command, base, "--", *keys)[0] == (2 if keys == ["-x"] and command == "put" else 0)
+
+
+def test_a_mistyped_option_is_no_key(run, base):
+    code, _, err = run("get", base, "0001", "--tre", "cows", "--wrong")
+    assert (code, "FILE --" in err) == (2, False)
+
+
+@pytest.mark.parametrize("command", [["put", "k", "v"], ["load", os.devnull, "--from", "csv"]])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "--tree: the name of a tree is not empty; leave out --tree for the main tree"),
+        ("t" * 3000, "--tree: the name of the tree takes 3000 bytes of UTF-8; it may take 1 to 2000"),
+        ("cowdb.unfinished", "--tree: the tree 'cowdb.unfinished' is for the marks of unfinished moves"),
+    ],
+)
+def test_a_name_that_no_tree_can_have(run, base, command, name, said):
+    name_of, *rest = command
+    code, _, err = run(name_of, base, *rest, "--tree", name)
+    assert (code, err) == (2, f"cowdb: {said}\n")
+
+
 def test_put_stores(run, base, tmp_path):
     assert run("put", base, "0042", "new") == (0, b"", "")
     assert run("put", base, "--tree", "pigs", r"a\x00", "plain") == (0, b"", "")
@@ -135,8 +166,8 @@ def test_put_makes_a_database_only_when_asked(run, tmp_path):
         (["a", "--value-file", "/nowhere/x"], 5, "there is no directory"),
         (["a", "--value-file", "nowhere-at-all"], 5, "there is no file"),
         (["k" * 5000, "1"], 2, "too long"),
-        (["a", "1", "--tree", ""], 2, "name of its tree"),
-        (["a", "1", "--tree", "t" * 5000], 2, "name of its tree"),
+        (["a", "1", "--tree", ""], 2, "leave out --tree for the main tree"),
+        (["a", "1", "--tree", "t" * 5000], 2, "--tree: the name of the tree takes 5000"),
         ([r"\q", "1"], 2, r"has a \ before"),
         (["--hex", "0", "1"], 2, "no hex"),
     ],

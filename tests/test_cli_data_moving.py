@@ -207,7 +207,7 @@ def test_load_reports_as_json(run, tmp_path):
         (["-", "--key", "a"], b"VERSION=3", 2, "for JSON Lines and CSV"),
         (["-"], b"\0\0\0", 2, "cowdb import"),
         (["/nowhere/x"], b"", 5, "there is no directory"),
-        (["-", "--tree", ""], b"{}", 2, "name of its tree"),
+        (["-", "--tree", ""], b"{}", 2, "leave out --tree for the main tree"),
         (["-", "--batch", "-1"], b"{}", 2, "--batch"),
         (["-", "--from", "xml"], b"{}", 2, "--from"),
     ],
@@ -280,7 +280,7 @@ def test_all_or_nothing(run, tmp_path):
 def test_bad_names_of_trees_are_bad_lines(run, tmp_path):
     text = b'{"tree": "%s", "key": "a", "value": ""}\n' % (b"t" * 3000) + lines_of([(b"a", b"")])
     code, _, err = run("load", tmp_path / "a", "-", "--skip-bad", stdin=text)
-    assert (code, "line 1: the name of its tree" in err) == (1, True)
+    assert (code, "line 1: the name of the tree" in err) == (1, True)
     assert content(tmp_path / "a") == {None: {b"a": b""}}
 
 

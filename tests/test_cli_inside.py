@@ -172,6 +172,21 @@ def test_path_says_why(made):
     assert "the tree is empty" in cow("path", path, "x", "--tree", "empty").out
 
 
+def test_path_shows_the_empty_key(tmp_path):
+    path = tmp_path / "a.cowdb"
+    with cowdb.open(path) as db:
+        db[b"m"] = b""
+    assert cow("path", path, "").out.startswith("(the empty key) in the main tree")
+    with cowdb.open(path) as db:
+        db[b""] = b""
+    for show in ("text", "hex"):
+        found = cow("path", path, "", "--show", show)
+        assert (found.code, found.out.startswith("(the empty key) in the main tree")) == (0, True)
+        assert "it would stand between (the empty key) and" in cow("path", path, "a", "--show", show).out
+    assert cow("path", path, "", "--show", "redacted").out.startswith("<0 bytes> in the main tree")
+    assert cow_json("path", path, "")["key"] == ""
+
+
 def test_path_goes_as_far_as_it_can(made, tmp_path):
     copy = tmp_path / "b.cowdb"
     copy.write_bytes(made[0].read_bytes())

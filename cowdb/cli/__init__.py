@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -63,6 +64,9 @@ __all__ = ["build_parser", "main"]
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+
+_WITH_KEYS = ("get", "put", "delete", "path")
+"""Commands with an argument KEY."""
 
 EXIT_CODES = """exit codes:
   0 fine   1 findings, damage, or no such key or tree   2 wrong usage
@@ -178,7 +182,18 @@ class _Parser(argparse.ArgumentParser):
         prog = self.prog
         if message.startswith("unrecognized arguments") and self.wanted in known:
             prog = f"{prog} {self.wanted}"  # the command has left them over, and nobody else wants them
+        message += _hint_for_keys(prog.rpartition(" ")[2], message)
         self.exit(USAGE, f"{prog}: {shown_text(message)}\n{prog} --help says more.\n")
+
+
+def _hint_for_keys(command: str, message: str) -> str:
+    """How a key is given that begins with a dash, where one was taken for an option, or may have been."""
+    if command not in _WITH_KEYS:
+        return ""
+    taken = message.startswith("unrecognized arguments") and re.search(r" -(?!-)", message)
+    if taken or (message.startswith("the following arguments are required") and "KEY" in message):
+        return f"; a key that begins with - goes behind --, as in: cowdb {command} FILE -- -x"
+    return ""
 
 
 class _Version(argparse.Action):

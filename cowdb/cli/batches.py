@@ -52,11 +52,13 @@ def check_name(name: str, limit: int) -> None:
         raise ValueError(f"the tree {MARKS!r} is for the marks of unfinished moves")
     size = len(name.encode(errors="surrogatepass"))
     if not 1 <= size <= limit:
-        raise ValueError(f"the name of its tree takes {size} bytes of UTF-8; it may take 1 to {limit}")
+        raise ValueError(f"the name of the tree takes {size} bytes of UTF-8; it may take 1 to {limit}")
 
 
 def named_tree(name: str | None, db: Database) -> None:
     """`CommandError` if no tree can be called `name`."""
+    if name == "":
+        raise CommandError("--tree: the name of a tree is not empty; leave out --tree for the main tree", USAGE)
     try:
         if name is not None:
             check_name(name, db.max_key_size)

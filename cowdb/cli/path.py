@@ -122,7 +122,7 @@ def _ending(tree: Tree, steps: list[Step], key: bytes) -> dict[str, Any]:
 
 
 def _draw(facts: dict[str, Any], out: Output) -> None:
-    key = out.data(facts["key"], _SHOWN)
+    key = out.key(facts["key"], _SHOWN)
     where = "the main tree" if facts["tree"] is None else f"tree {facts['tree']!r}"
     out.line(f"{key} in {where}, transaction {facts['transaction']}", "bold")
     if not facts["root"]:
@@ -130,7 +130,7 @@ def _draw(facts: dict[str, Any], out: Output) -> None:
         return
 
     def show(data: bytes | None, otherwise: str) -> str:
-        return otherwise if data is None else out.data(data, _SHOWN)
+        return otherwise if data is None else out.key(data, _SHOWN)
 
     for depth, step in enumerate(facts["steps"]):
         lead = "  " * (depth + 1)
