@@ -61,6 +61,22 @@ def test_info_agrees_with_the_engine(made):
     assert facts["problem"] is None
 
 
+@pytest.mark.parametrize("durability", ["full", "lazy"])
+def test_info_knows_what_is_durable_while_the_file_is_open(tmp_path, durability):
+    """The meta page of transaction 4 says that 3 is on disk; that 4 is, too, stands in the lock file."""
+    path = tmp_path / "a.cowdb"
+    with cowdb.open(path, durability=durability) as db:
+        for step in range(3):
+            db[b"k"] = b"%d" % step
+            if step == 1:
+                db.sync()
+            facts, info = cow_json("info", path), db.info()
+            assert facts["transaction"] == info["transaction"]
+            assert facts["durable_transaction"] == info["durable_transaction"]
+        assert f"transaction {info['durable_transaction']} is known to be on disk" in cow("info", path).out
+    assert cow_json("info", path)["durable_transaction"] == info["transaction"]
+
+
 def test_info_shows_what_a_snapshot_pins(tmp_path):
     path = tmp_path / "a.cowdb"
     sample(path, 600)

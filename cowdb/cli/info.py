@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cowdb import format as fmt
 from cowdb.cli.opening import Look, add_path, add_timeout, looking
 from cowdb.cli.output import FINDINGS, FINE, size_text, time_text
-from cowdb.cli.users import live_snapshots
+from cowdb.cli.users import durable_transaction, live_snapshots
 from cowdb.errors import CorruptionError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def gather(path: str, look: Look) -> dict[str, Any]:
             "page_size": meta.page_size,
             "database_id": meta.database_id.hex(),
             "transaction": meta.transaction,
-            "durable_transaction": _durable(look),
+            "durable_transaction": _durable(path, look),
             "commit_time": meta.commit_time / 1e9,
             "page_count": meta.page_count,
             "entries": meta.main.root.count,
@@ -84,9 +84,11 @@ def gather(path: str, look: Look) -> dict[str, Any]:
     return facts
 
 
-def _durable(look: Look) -> int:
-    """The newest transaction that is known to be on disk."""
+def _durable(path: str, look: Look) -> int:
+    """The newest transaction that is known to be on disk: by a meta page, or by those who have the file open."""
     known = [slot.meta.durable for slot in look.slots if slot.meta is not None]
+    if not look.problem:
+        known.append(durable_transaction(path) or 0)
     return max(known, default=0)
 
 

@@ -233,7 +233,7 @@ def _head(path: str, look: Look, survey: Survey, words: _Words) -> list[tuple[st
         ("File", os.path.basename(facts["path"]) if words.redacted else facts["path"]),
         ("Size", size_text(facts["file_size"]) + (f", {size_text(on_disk)} on disk" if on_disk is not None else "")),
         ("Transaction", f"{facts['transaction']:,}, of {time_text(facts['commit_time'])}"),
-        ("On disk for certain", f"transaction {max(facts['durable_transaction'], survey.live.durable or 0):,}"),
+        ("On disk for certain", f"transaction {facts['durable_transaction']:,}"),
         ("Trees", f"(main) with {facts['entries']:,} entries, and {facts['named_trees']:,} named"),
         ("Pages", f"{survey.pages:,} of {size:,} bytes"),
         ("Free", f"{free:,} pages, {size_text(free * size)}; {held:,} held back"),
