@@ -307,8 +307,8 @@ def test_text_can_be_read_by_programs_too(path):
 
 
 def test_records_of_nothing_are_a_list(path):
-    assert cow("pages", path, "--kind", "lost", "--format", "json").json == []
-    assert cow("pages", path, "--kind", "lost", "--format", "jsonl").out == ""
+    assert cow("pages", path, "--kind", "unreachable", "--format", "json").json == []
+    assert cow("pages", path, "--kind", "unreachable", "--format", "jsonl").out == ""
 
 
 # ---------------------------------------------------------------- what is shown

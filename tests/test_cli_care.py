@@ -53,26 +53,30 @@ def saved(path, new, *options, code=0):
 def test_a_sound_file(made):
     facts = cow_json("check", made[0])
     assert facts["sound"]
-    assert facts["findings"] == facts["damaged_keys"] == facts["remarks"] == []
+    assert facts["findings"] == facts["unreachable_keys"] == facts["remarks"] == []
     assert "sound" in cow("check", made[0]).out
     assert cow("check", made[0], "--both").code == 0
 
 
-def test_damaged_keys_are_counted(copy):
+def test_unreachable_keys_are_counted_and_not_called_lost(copy, tmp_path):
     leaves = pages_of(copy, "(main)", "leaf")[:2]
     overflow = pages_of(copy, "blobs", "overflow")[0]
     branch = pages_of(copy, "names", "branch")[0]
     spoil(copy, *(leaf["page"] for leaf in leaves), overflow["page"], branch["page"])
     facts = cow_json("check", copy, code=1)
-    lost = {row["tree"]: row["lost_keys"] for row in facts["damaged_keys"]}
-    assert lost == {"(main)": leaves[0]["cells"] + leaves[1]["cells"], "blobs": 1, "names": 750}
+    unreachable = {row["tree"]: row["unreachable_keys"] for row in facts["unreachable_keys"]}
+    assert unreachable == {"(main)": leaves[0]["cells"] + leaves[1]["cells"], "blobs": 1, "names": 750}
     assert {finding["page"] for finding in facts["findings"] if finding["invariant"] == "I3"} == {
         *(leaf["page"] for leaf in leaves), overflow["page"], branch["page"],
     }  # fmt: skip
     text = cow("check", copy)
     assert text.code == 1
     assert "DAMAGED" in text.out
-    assert "and" in cow("check", copy, "--most", "1").out
+    assert "unreachable keys" in text.out
+    assert "cowdb recover may find many of the unreachable keys again" in text.out
+    assert "lost" not in text.out
+    assert cow_json("recover", copy, tmp_path / "new", code=1)["lost"] < sum(unreachable.values())
+    assert "more; --most and --format jsonl show them" in cow("check", copy, "--most", "1").out
     assert len(cow("check", copy, "--format", "jsonl").jsonl) == len(facts["findings"]) + 3
 
 

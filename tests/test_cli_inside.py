@@ -25,7 +25,7 @@ def test_pages_lists_each_page_once_and_who_refers_to_it(made):
     assert [record["page"] for record in records] == list(range(facts["page_count"]))
     assert [record["kind"] for record in records[:2]] == ["meta", "meta"]
     kinds = [record["kind"] for record in records]
-    assert "lost" not in kinds
+    assert "unreachable" not in kinds
     assert kinds.count("free") == facts["free_pages"]
     rows = {row["tree"]: row for row in cow_json("trees", path)}
     for name in trees:
@@ -70,7 +70,7 @@ def test_pages_names_damage_of_each_kind(made, tmp_path, kind):
     assert found[0]["kind"] == kind
 
 
-def test_pages_names_lost_pages_and_pages_that_are_used_and_free(made, tmp_path):
+def test_pages_names_unreachable_pages_and_pages_that_are_used_and_free(made, tmp_path):
     copy = tmp_path / "b.cowdb"
     data = bytearray(made[0].read_bytes())
     leaf = pages_of(made[0], "names", "leaf")[0]["page"]
@@ -81,9 +81,12 @@ def test_pages_names_lost_pages_and_pages_that_are_used_and_free(made, tmp_path)
         data[slot * SIZE : (slot + 1) * SIZE] = metas.encode(forged, slot)
     copy.write_bytes(data)
     records = {record["page"]: record for record in cow_json("pages", copy, code=1)}
-    assert {record["page"] for record in records.values() if record["kind"] == "lost"} == set(
+    assert {record["page"] for record in records.values() if record["kind"] == "unreachable"} == set(
         range(start, start + length)
     )
+    for word in ("unreachable", "lost"):
+        chosen = cow_json("pages", copy, "--kind", word, code=1)
+        assert [record["page"] for record in chosen] == list(range(start, start + length))
     assert "free list" in records[leaf]["damage"]
     assert records[leaf]["kind"] == "leaf"
     found = cow_json("check", copy, code=1)["findings"]

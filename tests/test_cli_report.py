@@ -349,7 +349,10 @@ def test_damaged_pages_are_listed(made, tmp_path, kind):
     assert "checksum" in reason
     assert [at for at, code in enumerate(column(facts, "kind")) if code & 128] == [number]
     if kind == "branch":
-        assert any("neither in use nor free" in problem for problem in facts["problems"])
+        (problem,) = facts["problems"]
+        assert "unreachable: neither in use nor free" in problem
+        assert "cowdb recover may find their entries again" in problem
+        assert "lost" not in facts["kinds"]
     if kind != "overflow":
         nodes = facts["nodes"]
         assert [p for p, bad in zip(nodes["page"], nodes["damaged"], strict=True) if bad] == [number]
@@ -593,7 +596,7 @@ def test_every_square_has_the_colour_of_its_kind_in_light_and_in_dark(made, tmp_
         tab = opened(page, scheme)
         assert tab.evaluate("document.documentElement.dataset.theme") == scheme
         palette = tab.evaluate("colors.kinds")
-        names = ["lost", "meta", "branch", "leaf", "overflow", "free"]
+        names = ["unreachable", "meta", "branch", "leaf", "overflow", "free"]
         for record in records[::7]:
             if record["kind"] != "free":
                 assert tab.evaluate(PIXEL, record["page"]) == palette[names.index(record["kind"])], record

@@ -1,8 +1,9 @@
 """``cowdb check``: whether everything in a file is as it must be.
 
 The checker (`cowdb.check`) looks at every page and names the invariant that does
-not hold.  Where pages cannot be believed, a second walk counts the keys that are
-lost with them: a reference carries the number of entries below it.
+not hold.  Where pages cannot be believed, a second walk counts the keys that cannot
+be reached because of them: a reference carries the number of entries below it.  They
+need not be lost: below a damaged branch the leaves may well be whole.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ if TYPE_CHECKING:
     from cowdb.findings import Finding
     from cowdb.inspection import State
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "damaged_keys", "run"]
+__all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run", "unreachable_keys"]
 
 DESCRIPTION: Final = """
 Reads every page of the file and checks all invariants: each page against the
 reference that leads to it, each key against its neighbours, each count, each
 page used or free and never both. Both meta pages are checked, and the state of
 the older one too where it must be whole. If pages are damaged, the keys that
-cannot be read because of it are counted. Writers wait meanwhile, readers do not.
-Exit code 1 if anything is wrong. Nothing is repaired: see cowdb recover.
+are unreachable because of it are counted; cowdb recover may find many of them again.
+Writers wait meanwhile, readers do not. Exit code 1 if anything is wrong. Nothing is
+repaired.
 """
 
 EXAMPLES: Final = (
@@ -43,7 +45,11 @@ EXAMPLES: Final = (
     ("cowdb check app.cowdb --format jsonl", "the findings, one a line"),
 )
 
-LOST: Final = (Column("tree", "tree"), Column("lost_keys", "damaged keys", "number"), Column("entries", "of", "number"))
+UNREACHABLE: Final = (
+    Column("tree", "tree"),
+    Column("unreachable_keys", "unreachable keys", "number"),
+    Column("entries", "of", "number"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +70,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
         only = None if args.both else _only(look)
         with out.progress("checking", "pages") as tick:
             findings = check(look.storage, progress=tick, only=only)
-        lost: list[dict[str, Any]] = []
+        unreachable: list[dict[str, Any]] = []
         if findings and look.state is not None:
-            with out.progress("counting damaged keys", "pages") as tick:
-                lost = damaged_keys(look.state, tick)
+            with out.progress("counting unreachable keys", "pages") as tick:
+                unreachable = unreachable_keys(look.state, tick)
         size = look.storage.size()
         remarks = [] if only is None else _remarks(look)
     seconds = time.monotonic() - begun
@@ -75,13 +81,13 @@ def run(args: argparse.Namespace, out: Output) -> int:
         "path": args.file,
         "sound": not findings,
         "findings": [_plain(finding) for finding in findings],
-        "damaged_keys": lost,
+        "unreachable_keys": unreachable,
         "remarks": remarks,
         "file_size": size,
         "seconds": round(seconds, 3),
     }
     if out.format == "jsonl":
-        out.records([*facts["findings"], *lost])
+        out.records([*facts["findings"], *unreachable])
     elif out.machine:
         out.document(facts)
     else:
@@ -110,23 +116,24 @@ def _remarks(look: Look) -> list[str]:
     return remarks
 
 
-def damaged_keys(state: State, tick: Any = None) -> list[dict[str, Any]]:
-    """For each tree with damage: the keys that cannot be read. O(pages)."""
+def unreachable_keys(state: State, tick: Any = None) -> list[dict[str, Any]]:
+    """For each tree with damage: the keys below damaged pages, and those whose value cannot be read. O(pages)."""
     trees, _ = every_tree(state)
     seen = PageMap()
     rows = []
     done = 0
     total = state.meta.page_count
     for tree in trees:
-        lost = 0
+        count = 0
         for visit in state.walk(tree, seen, values=True):
             done += visit.pages
             if tick is not None and not done % 500:
                 tick(done, total)
             if visit.damage:
-                lost += 1 if visit.kind == fmt.OVERFLOW_KIND else visit.ref.count
-        if lost:
-            rows.append({"tree": tree_label(tree.name), "lost_keys": min(lost, len(tree)), "entries": len(tree)})
+                count += 1 if visit.kind == fmt.OVERFLOW_KIND else visit.ref.count
+        if count:
+            row = {"tree": tree_label(tree.name), "unreachable_keys": min(count, len(tree)), "entries": len(tree)}
+            rows.append(row)
     return rows
 
 
@@ -144,9 +151,12 @@ def _show(findings: list[Finding], facts: dict[str, Any], most: int, out: Output
         out.line(str(finding), "red")
     if len(findings) > most:
         out.line(f"... and {len(findings) - most} more; --most and --format jsonl show them")
-    if facts["damaged_keys"]:
+    if facts["unreachable_keys"]:
         out.line()
-        out.table(LOST, facts["damaged_keys"])
+        out.table(UNREACHABLE, facts["unreachable_keys"])
+        out.line(
+            "cowdb recover may find many of the unreachable keys again: what hangs below a damaged page may be whole."
+        )
     speed = facts["file_size"] / max(facts["seconds"], 1e-3)
     if findings:
         number = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"

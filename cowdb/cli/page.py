@@ -1,6 +1,6 @@
 """``cowdb page``: one page, to the byte.
 
-It takes any page, also one that is free, damaged or lost, and believes nothing
+It takes any page, also one that is free, damaged or unreachable, and believes nothing
 of it: a slot that leads outside is shown as such.
 """
 

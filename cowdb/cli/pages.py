@@ -21,8 +21,9 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 DESCRIPTION: Final = """
 Every page of the file in order: its kind, its tree, its level, the transaction
 that wrote it, its cells, how full it is, and the page that refers to it (0 is the meta
-page). "free" pages name who lists them; "lost" pages are neither in use nor free.
-Damaged pages say what is wrong, with exit code 1.
+page). "free" pages name who lists them; "unreachable" pages are neither in use nor
+free: nothing leads to them, or a damaged page alone does. Damaged pages say what is
+wrong, with exit code 1.
 """
 
 EXAMPLES: Final = (
@@ -51,8 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", metavar="N", type=int, default=0, help="the first page to show (default: 0)")
     parser.add_argument("--stop", metavar="N", type=int, help="the page to stop before (default: the end)")
     parser.add_argument(
-        "--kind", choices=("meta", "branch", "leaf", "overflow", "free", "lost"), help="only pages of this kind"
-    )
+        "--kind", choices=("meta", "branch", "leaf", "overflow", "free", "unreachable", "lost"),
+        help="only pages of this kind; lost is another word for unreachable",
+    )  # fmt: skip
     parser.add_argument("--tree", "-t", metavar="NAME", help="only pages of this tree; (main) is the main one")
     parser.add_argument("--damaged", action="store_true", help="only damaged pages")
     parser.add_argument("--slot", type=int, choices=(0, 1), help="the state of this meta slot (default: the newest)")
@@ -80,8 +82,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 
 def _chosen(census: Census, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    kind = "unreachable" if args.kind == "lost" else args.kind
     for record in census.records(args.start, args.stop):
-        if args.kind is not None and record["kind"] != args.kind:
+        if kind is not None and record["kind"] != kind:
             continue
         if args.tree is not None and record["tree"] != args.tree:
             continue

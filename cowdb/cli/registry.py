@@ -71,7 +71,7 @@ COMMANDS: Final = (
     Command("free", INSIDE, "the free pages, and which snapshot holds each run back", "free"),
     Command("diff", INSIDE, "what the newest state changed: the two meta pages compared", "diff"),
     Command("report", INSIDE, "a page for the browser: map of all pages, trees, histograms, free space", "report"),
-    Command("check", CARE, "is it sound? all invariants, both meta pages, damaged keys counted", "check"),
+    Command("check", CARE, "is it sound? all invariants, both meta pages, unreachable keys counted", "check"),
     Command("copy", CARE, "a hot copy, page by page, while others go on", "copy"),
     Command("compact", CARE, "all entries in a new, dense file", "compact"),
     Command("recover", CARE, "save out of a damaged file what is whole, and say what is lost", "recover"),

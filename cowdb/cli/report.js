@@ -45,7 +45,7 @@ function bytesOf(name) {
   return bytes;
 }
 
-const [LOST, META, BRANCH, LEAF, OVERFLOW, FREE] = [0, 1, 2, 3, 4, 5];
+const [UNREACHABLE, META, BRANCH, LEAF, OVERFLOW, FREE] = [0, 1, 2, 3, 4, 5];
 const NONE = 255, DAMAGED = 128;
 const KIND_NAMES = data.kinds;
 const group = data.group;

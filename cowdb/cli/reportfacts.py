@@ -22,7 +22,7 @@ import cowdb
 from cowdb import format as fmt
 from cowdb.cli.info import gather as glance
 from cowdb.cli.measure import fill, sizes, tree_label
-from cowdb.cli.output import shown_text, size_text, time_text
+from cowdb.cli.output import counted, shown_text, size_text, time_text
 from cowdb.cli.reportholders import NOBODY
 from cowdb.cli.reporttree import Nodes
 from cowdb.cli.walks import Census
@@ -48,7 +48,7 @@ TREES: Final = 100
 LISTED: Final = 1000
 """Damaged pages that are listed with the reason."""
 
-KINDS: Final = ("lost", "meta", "branch", "leaf", "overflow", "free")
+KINDS: Final = ("unreachable", "meta", "branch", "leaf", "overflow", "free")
 NONE: Final = 255
 DAMAGED: Final = 128
 BINS: Final = 20
@@ -134,14 +134,18 @@ class Survey(Census):
             pass  # the census has told it
 
     def judge(self, look: Look, broken: str) -> None:
-        """Add what is wrong beside the pages of the trees: with the file, its catalog, pages that are lost.
+        """Add what is wrong beside the pages of the trees: with the file, its catalog, pages that are unreachable.
 
         One meta page that cannot be read is told in the head alone: a crash may leave that by right.
         """
         self.problems[:0] = [problem for problem in (look.problem, broken) if problem]
-        lost = self._kind.count(0)
-        if lost:
-            self.problems.append(f"{lost:,} pages are neither in use nor free (I5)")
+        count = self._kind.count(0)
+        if count:
+            are = "is" if count == 1 else "are"
+            problem = f"{counted(count, 'page')} {are} unreachable: neither in use nor free (I5)"
+            if self.damage:
+                problem += "; damaged pages may lead to them, and cowdb recover may find their entries again"
+            self.problems.append(problem)
 
     def place_of(self, page: int, record: dict[str, Any]) -> int:
         """The place of the tree that a page of this record belongs to, `NONE` if it belongs to none."""

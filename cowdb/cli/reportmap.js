@@ -15,7 +15,7 @@ const MODES = {
     entries: () => [
       ...[BRANCH, LEAF, OVERFLOW, META].map((kind) => ({ label: KIND_NAMES[kind], color: colors.kinds[kind], code: kind })),
       { label: "free", color: colors.kinds[FREE], code: FREE }, { label: "free, held back", color: colors.held, code: 6 },
-      { label: "lost", color: colors.kinds[LOST], code: LOST },
+      { label: "unreachable", color: colors.kinds[UNREACHABLE], code: UNREACHABLE },
     ],
     of: (at) => { const kind = kinds[at] & 127; return kind === FREE && helds[at] > 0 && helds[at] !== NONE ? 6 : kind; },
     pages: (code) => {
@@ -31,15 +31,15 @@ const MODES = {
       data.trees.forEach((tree, index) => {
         if (tree.system) found.push({ label: tree.name, color: tree.name === "the catalog" ? colors.catalog : colors.freeTree, code: index });
       });
-      return [...found, { label: "meta, free", color: colors.kinds[FREE], code: 253 }, { label: "lost", color: colors.kinds[LOST], code: 254 }];
+      return [...found, { label: "meta, free", color: colors.kinds[FREE], code: 253 }, { label: "unreachable", color: colors.kinds[UNREACHABLE], code: 254 }];
     },
     of: (at) => {
-      if ((kinds[at] & 127) === LOST) return 254;
+      if ((kinds[at] & 127) === UNREACHABLE) return 254;
       const index = owners[at];
       if (index === NONE) return 253;
       return data.trees[index].system || ranked.indexOf(index) >= 0 && ranked.indexOf(index) < 8 ? index : 252;
     },
-    pages: (code) => (code < 252 ? pagesIn(data.trees[code]) : code === 253 ? data.sums[FREE] + data.sums[META] : code === 254 ? data.sums[LOST] : null),
+    pages: (code) => (code < 252 ? pagesIn(data.trees[code]) : code === 253 ? data.sums[FREE] + data.sums[META] : code === 254 ? data.sums[UNREACHABLE] : null),
   },
   fill: {
     label: "Fill",
@@ -61,7 +61,7 @@ const MODES = {
     of: (at) => {
       const kind = kinds[at] & 127;
       if (kind === FREE) return 30;
-      if (kind === META || kind === LOST) return 31;
+      if (kind === META || kind === UNREACHABLE) return 31;
       return Math.min(Math.round(20 * Math.log1p(Math.max(data.transaction - births[at], 0)) / reach), 20);
     },
   },
@@ -196,13 +196,13 @@ function describe(at) {
   const name = kind === OVERFLOW && levels[at] ? "overflow, further page of a run" : KIND_NAMES[kind];
   rows.push(["Kind", kind === BRANCH ? "branch at level " + levels[at] : name]);
   if (owners[at] !== NONE) rows.push(["Tree", treeName(owners[at])]);
-  if (births[at] || (kind !== META && kind !== LOST)) rows.push(["Born in", count(births[at]) + ", " + count(Math.max(data.transaction - births[at], 0)) + " ago"]);
+  if (births[at] || (kind !== META && kind !== UNREACHABLE)) rows.push(["Born in", count(births[at]) + ", " + count(Math.max(data.transaction - births[at], 0)) + " ago"]);
   if (fills[at] !== NONE) rows.push(["Fill", fills[at] / 2 + " %"]);
   if (cells[at]) rows.push([kind === BRANCH ? "Children" : "Entries", count(cells[at])]);
   if (kind === BRANCH || kind === LEAF || kind === OVERFLOW) rows.push(["Referred to by", parents[at] ? "page " + count(parents[at]) : "the meta page"]);
   if (kind === FREE && helds[at] !== NONE) rows.push(["Held back by", data.holders[helds[at]].label]);
   if (kind === META && data.slots[at]) rows.push(["Cannot be read", data.slots[at]]);
-  if (kind === LOST) rows.push(["Lost", "neither in use nor free"]);
+  if (kind === UNREACHABLE) rows.push(["Unreachable", "neither in use nor free" + (data.damaged ? "; a damaged page may lead to it, and cowdb recover may find its entries again" : "")]);
   if (kinds[at] & DAMAGED) rows.push(["Damaged", reasons.get(at) || "cowdb pages --damaged says why"]);
   return { title: "Page " + count(at), rows };
 }

@@ -41,7 +41,10 @@ lost pages to newer ones. Try cowdb recover first; it saves entries, surgery sav
 
 EXAMPLES: Final = (
     ("cowdb surgery app.cowdb fixed.cowdb --meta other", "go back to the commit before"),
-    ("cowdb surgery app.cowdb fixed.cowdb --free-list", "when cowdb check says that pages are lost, or free twice"),
+    (
+        "cowdb surgery app.cowdb fixed.cowdb --free-list",
+        "when cowdb check says that pages are neither reachable nor free, or both",
+    ),
 )
 
 _PIECE: Final = 1 << 20

@@ -37,8 +37,8 @@ KINDS: Final = {
 _CONTINUED: Final = 5  # a further page of an overflow run
 _FREE: Final = 6
 _CARRIED: Final = 7
-_LOST: Final = 0
-_NAMES: Final = {**KINDS, _CONTINUED: "overflow", _FREE: "free", _CARRIED: "free", _LOST: "lost"}
+_UNREACHABLE: Final = 0
+_NAMES: Final = {**KINDS, _CONTINUED: "overflow", _FREE: "free", _CARRIED: "free", _UNREACHABLE: "unreachable"}
 _LIMIT: Final = 1 << 26
 
 
@@ -124,7 +124,7 @@ class Census:
             "parent": None,
             "damage": self.damage.get(page),
         }
-        if kind in {fmt.META_KIND, _LOST}:
+        if kind in {fmt.META_KIND, _UNREACHABLE}:
             return facts
         facts["birth"] = self._birth[page]
         if kind in {_FREE, _CARRIED}:
