@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -371,6 +372,38 @@ def test_without_any_meta_page(made, copy, tmp_path):
     assert facts["remarks"]
     text = cow("recover", copy, tmp_path / "new2")
     assert "nobody can tell" in text.out
+
+
+def test_a_recovered_tree_becomes_the_main_tree_again_as_the_manual_says(made, copy, tmp_path):
+    spoil(copy, 0, 1)
+    saved(copy, tmp_path / "saved.cowdb", code=1)
+    trees = contents(tmp_path / "saved.cowdb")
+    name = next(name for name, entries in trees.items() if entries and made[1][None].items() <= entries.items())
+    manual = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    told = "".join(cow("recover", "--help").out.split())
+    for into in ("new.cowdb -", "saved.cowdb - --tree users"):
+        line = f"cowdb dump saved.cowdb --tree recovered-43 --plain | cowdb load {into} --from jsonl"
+        assert f"    {line}" in manual
+        assert ("".join(line.split()) in told) == (into == "new.cowdb -")
+        python = f"{shlex.quote(sys.executable)} -m cowdb"
+        subprocess.run(
+            ["sh", "-ec", line.replace("recovered-43", name).replace("cowdb dump", f"{python} dump", 1)
+             .replace("cowdb load", f"{python} load")],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60, capture_output=True,
+        )  # fmt: skip
+    assert contents(tmp_path / "new.cowdb") == {None: trees[name]}
+    line = "cowdb delete saved.cowdb --tree recovered-43 --drop"
+    assert f"    {line}" in manual
+    assert cow("delete", tmp_path / "saved.cowdb", "--tree", name, "--drop").code == 0
+    again = {key: value for key, value in trees.items() if key != name} | {"users": trees[name]}
+    assert contents(tmp_path / "saved.cowdb") == again
+
+
+def test_recover_calls_its_arguments_the_same_everywhere(copy, tmp_path):
+    text = cow("recover", "--help").out
+    assert "DAMAGED NEW" in text
+    assert "FILE" not in text
+    assert "arguments are required: DAMAGED, NEW" in cow("recover").err
 
 
 def test_nothing_but_rubble(tmp_path, copy):

@@ -61,9 +61,9 @@ _SECTOR: Final = 512
 # ---------------------------------------------------------------- arguments that many commands have
 
 
-def add_path(parser: argparse.ArgumentParser) -> None:
-    """Add the argument FILE, ``args.file``."""
-    parser.add_argument("file", metavar="FILE", help="the database file")
+def add_path(parser: argparse.ArgumentParser, name: str = "FILE", what: str = "the database file") -> None:
+    """Add the argument FILE, ``args.file``, or what else it shall be called."""
+    parser.add_argument("file", metavar=name, help=what)
 
 
 def add_tree(parser: argparse.ArgumentParser, default: str = "the main tree") -> None:

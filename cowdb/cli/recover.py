@@ -26,11 +26,18 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 
 DESCRIPTION: Final = """
-Reads DAMAGED, which is only read, and writes every entry whose page verifies into
-the new file NEW. Pages below a damaged branch are found by reading the whole file. It
-says tree by tree what was saved and what is lost; trees whose name is lost are called
-recovered-N. It works with one meta page and, as far as possible, with none, and
-takes sectors that the disk cannot read for damaged. Exit code 1 if anything is lost.
+Reads DAMAGED and writes every entry whose page verifies into the new file NEW. Pages
+below a damaged branch are found by reading the whole file. It says tree by tree what
+was saved and what is lost; trees whose name is lost are called recovered-N, after
+their topmost page. It works with one meta page and, as far as possible, with none,
+and takes sectors that the disk cannot read for damaged. Exit code 1 if anything is
+lost.
+
+When you have seen which tree recovered-N is (cowdb scan NEW --tree recovered-N), put
+it back into its place. This makes one the main tree of a new file; give cowdb load
+--tree NAME as well, and it becomes a named tree:
+  cowdb dump saved.cowdb --tree recovered-43 --plain |
+      cowdb load new.cowdb - --from jsonl
 """
 
 EXAMPLES: Final = (
@@ -64,7 +71,7 @@ _SHOWN: Final = 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """See `cowdb.cli`."""
-    add_path(parser)
+    add_path(parser, "DAMAGED", "the database file that is damaged; it is only read")
     parser.add_argument("new", metavar="NEW", help="the file to make")
     parser.add_argument(
         "--older", action="store_true", help="for what is lost, take older versions that free pages still hold"
@@ -206,6 +213,9 @@ def _show(facts: dict[str, Any], out: Output) -> None:
     else:
         out.line(f"{saved}; nobody can tell how many there were.", "bold yellow")
     if facts["without_their_tree"]:
-        out.line(f"{facts['without_their_tree']:,} of them are in trees called recovered-N: what led to them is lost.")
+        out.line(
+            f"{facts['without_their_tree']:,} of them are in trees called recovered-N: what led to them is lost. "
+            "cowdb help recover says how such a tree gets its place again."
+        )
     for remark in facts["remarks"]:
         out.line(f"Mind: {remark}.", "yellow")
