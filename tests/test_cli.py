@@ -110,6 +110,29 @@ def test_usage(path):
     assert cow("info", path, "--timeout", "soon").code == 2
 
 
+def _numbers():
+    """Each option or argument of a command that takes a number, with the command."""
+    for command in registry.COMMANDS:
+        parser = argparse.ArgumentParser()
+        command.load().arguments(parser)
+        for action in parser._actions:
+            if action.type is not None:
+                yield pytest.param(command.name, action, id=f"{command.name} {action.dest}")
+
+
+@pytest.mark.parametrize(("command", "action"), list(_numbers()))
+def test_a_number_is_looked_at_with_care(path, command, action):
+    for wrong in ("x", "1.5x", "-1"):
+        if wrong == "-1" and (command, action.dest) == ("get", "rank"):  # the last one
+            continue
+        given = [f"{action.option_strings[0]}={wrong}"] if action.option_strings else [wrong]
+        files = [] if command == "bench" else [path]
+        result = cow(command, *files, *given, *(["new"] if command in ("load", "import", "recover") else []))
+        assert result.code == 2
+        assert f"{wrong!r} is no " in result.err, result.err
+        assert "invalid" not in result.err
+
+
 @pytest.mark.parametrize("before", [["--format", "json"], ["--format=json", "-q"], ["--quiet", "--color", "never"]])
 def test_what_all_commands_share_may_stand_before_the_command(path, before):
     assert cow(*before, "get", path, "key:000100") == cow("get", path, "key:000100", *before)

@@ -20,8 +20,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.contenders import RANGE, contenders
+from cowdb.cli.opening import natural
 from cowdb.cli.output import FINE, USAGE, Column, CommandError
-from cowdb.cli.ranges import natural
 
 if TYPE_CHECKING:
     import argparse

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cowdb import format as fmt
 from cowdb.check import check
 from cowdb.cli.measure import tree_label
-from cowdb.cli.opening import add_path, add_timeout, quiet
+from cowdb.cli.opening import add_path, add_timeout, natural, quiet
 from cowdb.cli.output import FINDINGS, FINE, Column, size_text
 from cowdb.cli.stat import every_tree
 from cowdb.pagemap import PageMap
@@ -59,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--both", action="store_true",
         help="also the state of the older meta page after a crash, when it may be in pieces by right",
     )  # fmt: skip
-    parser.add_argument("--most", metavar="N", type=int, default=50, help="findings to show as text (default: 50)")
+    parser.add_argument("--most", metavar="N", type=natural, default=50, help="findings to show as text (default: 50)")
     add_timeout(parser)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Final
 
 from cowdb.cli.opening import add_path, add_timeout, add_tree, reading, tree_of
@@ -9,8 +10,6 @@ from cowdb.cli.output import FINE, USAGE, CommandError
 from cowdb.cli.ranges import add_hex, given_key, mix
 
 if TYPE_CHECKING:
-    import argparse
-
     from cowdb.cli.output import Output
     from cowdb.lookup import Tree
 
@@ -36,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY", nargs="?", help="the key; none with --rank")
     add_tree(parser)
     parser.add_argument(
-        "--rank", metavar="N", type=int, help="the entry at this place in key order: 0 is the first, -1 the last"
+        "--rank", metavar="N", type=_whole, help="the entry at this place in key order: 0 is the first, -1 the last"
     )
     add_hex(parser)
     add_timeout(parser)
@@ -66,6 +65,13 @@ def run(args: argparse.Namespace, out: Output) -> int:
     else:
         out.raw(value)
     return FINE
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
 
 
 def _at(tree: Tree, rank: int) -> tuple[bytes, bytes]:

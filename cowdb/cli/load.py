@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from cowdb.cli.batches import BATCH, Batches, named_tree
 from cowdb.cli.formats import READABLE, Reading, recognise
 from cowdb.cli.lines import START, BadInputError, Lines, Position
-from cowdb.cli.opening import add_path, add_timeout, writing
+from cowdb.cli.opening import add_path, add_timeout, natural, writing
 from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError
-from cowdb.cli.ranges import natural
 
 if TYPE_CHECKING:
     import argparse

@@ -44,9 +44,11 @@ __all__ = [
     "add_timeout",
     "add_tree",
     "looking",
+    "natural",
     "open_file",
     "quiet",
     "reading",
+    "seconds",
     "tree_of",
     "writing",
 ]
@@ -76,13 +78,25 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=TIMEOUT,
         help=f"how long to wait for others that have it locked (default: {TIMEOUT:g})",
     )
 
 
-def _seconds(text: str) -> float:
+def natural(text: str) -> int:
+    """A whole number from 0 on, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, for argparse."""
     try:
         value = float(text)
     except ValueError:

@@ -13,7 +13,7 @@ from cowdb import format as fmt
 from cowdb import meta as metas
 from cowdb.checksum import crc32c
 from cowdb.cli.info import describe_slot
-from cowdb.cli.opening import add_path, add_timeout, looking
+from cowdb.cli.opening import add_path, add_timeout, looking, natural
 from cowdb.cli.output import FINDINGS, FINE, USAGE, Column, CommandError, time_text
 from cowdb.cli.walks import KINDS
 
@@ -54,9 +54,9 @@ _LINE: Final = 16
 def arguments(parser: argparse.ArgumentParser) -> None:
     """See `cowdb.cli`."""
     add_path(parser)
-    parser.add_argument("page", metavar="N", type=int, help="the number of the page")
+    parser.add_argument("page", metavar="N", type=natural, help="the number of the page")
     parser.add_argument("--hex", action="store_true", help="all bytes of the page as well")
-    parser.add_argument("--page-size", metavar="BYTES", type=int, choices=fmt.PAGE_SIZES, help="if no meta says it")
+    parser.add_argument("--page-size", metavar="BYTES", type=natural, choices=fmt.PAGE_SIZES, help="if no meta says it")
     add_timeout(parser)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.measure import tree_label
-from cowdb.cli.opening import add_path, add_timeout, looking, tree_of
+from cowdb.cli.opening import add_path, add_timeout, looking, natural, tree_of
 from cowdb.cli.output import FINDINGS, FINE, USAGE, Column, CommandError
 from cowdb.cli.stat import every_tree, state_of
 from cowdb.cli.walks import Census
@@ -49,22 +49,24 @@ COLUMNS: Final = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     """See `cowdb.cli`."""
     add_path(parser)
-    parser.add_argument("--start", metavar="N", type=int, default=0, help="the first page to show (default: 0)")
-    parser.add_argument("--stop", metavar="N", type=int, help="the page to stop before (default: the end)")
+    parser.add_argument("--start", metavar="N", type=natural, default=0, help="the first page to show (default: 0)")
+    parser.add_argument("--stop", metavar="N", type=natural, help="the page to stop before (default: the end)")
     parser.add_argument(
         "--kind", choices=("meta", "branch", "leaf", "overflow", "free", "unreachable", "lost"),
         help="only pages of this kind; lost is another word for unreachable",
     )  # fmt: skip
     parser.add_argument("--tree", "-t", metavar="NAME", help="only pages of this tree; (main) is the main one")
     parser.add_argument("--damaged", action="store_true", help="only damaged pages")
-    parser.add_argument("--slot", type=int, choices=(0, 1), help="the state of this meta slot (default: the newest)")
+    parser.add_argument(
+        "--slot", type=natural, choices=(0, 1), help="the state of this meta slot (default: the newest)"
+    )
     add_timeout(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """See `cowdb.cli`."""
-    if args.start < 0 or (args.stop is not None and args.stop < args.start):
-        raise CommandError("--start is 0 or more, and --stop not before it", USAGE)
+    if args.stop is not None and args.stop < args.start:
+        raise CommandError("--stop is not before --start", USAGE)
     with looking(args.file, args.timeout, slot=args.slot) as look:
         state = state_of(look, out)
         trees, broken = every_tree(state)

@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cowdb.cli.data import given
 from cowdb.cli.output import USAGE, CommandError
 from cowdb.cursor import after_prefix
 
-__all__ = ["add_hex", "add_range", "given_key", "mix", "natural", "range_of"]
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_hex", "add_range", "given_key", "mix", "range_of"]
 
 
 def add_hex(parser: argparse.ArgumentParser) -> None:
@@ -70,14 +72,3 @@ def range_of(args: argparse.Namespace) -> tuple[bytes | None, bytes | None]:
         if end is not None:
             high = end if high is None else min(high, end)
     return low, high
-
-
-def natural(text: str) -> int:
-    """A whole number from 0 on, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
-    return value

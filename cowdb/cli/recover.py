@@ -10,7 +10,7 @@ from cowdb import format as fmt
 from cowdb.check import check
 from cowdb.cli.measure import tree_label
 from cowdb.cli.newfile import new_database, refuse_existing
-from cowdb.cli.opening import add_path, add_timeout, looking, open_file
+from cowdb.cli.opening import add_path, add_timeout, looking, natural, open_file
 from cowdb.cli.orphans import guess_page_size
 from cowdb.cli.output import FINDINGS, FINE, NOT_A_DATABASE, Column, CommandError, size_text
 from cowdb.cli.salvage import Gap, Salvage
@@ -76,7 +76,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--older", action="store_true", help="for what is lost, take older versions that free pages still hold"
     )
-    parser.add_argument("--slot", type=int, choices=(0, 1), help="the state of this meta slot (default: the newest)")
+    parser.add_argument(
+        "--slot", type=natural, choices=(0, 1), help="the state of this meta slot (default: the newest)"
+    )
     add_timeout(parser)
 
 

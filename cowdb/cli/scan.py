@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from cowdb.cli.opening import add_path, add_timeout, add_tree, reading, tree_of
+from cowdb.cli.opening import add_path, add_timeout, add_tree, natural, reading, tree_of
 from cowdb.cli.output import FINE, Column
-from cowdb.cli.ranges import add_range, natural, range_of
+from cowdb.cli.ranges import add_range, range_of
 
 if TYPE_CHECKING:
     import argparse

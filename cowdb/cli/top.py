@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.data import given
 from cowdb.cli.measure import leaf_pages, sizes
-from cowdb.cli.opening import add_path, add_timeout, add_tree, reading, tree_of
+from cowdb.cli.opening import add_path, add_timeout, add_tree, natural, reading, tree_of
 from cowdb.cli.output import FINE, USAGE, Column, CommandError
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """See `cowdb.cli`."""
     add_path(parser)
     add_tree(parser)
-    parser.add_argument("--count", "-n", metavar="N", type=int, default=10, help="how many of each (default: 10)")
+    parser.add_argument("--count", "-n", metavar="N", type=natural, default=10, help="how many of each (default: 10)")
     parser.add_argument(
         "--delimiters", metavar="CHARS", default=r":/.|\0", help=r"what ends a prefix (default: : / . | and \0)"
     )
-    parser.add_argument("--length", metavar="BYTES", type=int, help="cut prefixes after so many bytes instead")
+    parser.add_argument("--length", metavar="BYTES", type=natural, help="cut prefixes after so many bytes instead")
     add_timeout(parser)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.measure import fill, tree_label
-from cowdb.cli.opening import add_path, add_timeout, add_tree, looking, tree_of
+from cowdb.cli.opening import add_path, add_timeout, add_tree, looking, natural, tree_of
 from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError
 from cowdb.cli.stat import state_of
 from cowdb.errors import CorruptionError
@@ -48,8 +48,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """See `cowdb.cli`."""
     add_path(parser)
     add_tree(parser)
-    parser.add_argument("--depth", "-d", metavar="N", type=int, default=3, help="levels to draw (default: 3)")
-    parser.add_argument("--width", "-w", metavar="N", type=int, default=8, help="children to draw (default: 8)")
+    parser.add_argument("--depth", "-d", metavar="N", type=natural, default=3, help="levels to draw (default: 3)")
+    parser.add_argument("--width", "-w", metavar="N", type=natural, default=8, help="children to draw (default: 8)")
     add_timeout(parser)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from cowdb.cli.opening import add_path, add_timeout
+from cowdb.cli.opening import add_path, add_timeout, natural, seconds
 from cowdb.cli.output import FINE, USAGE, Column, CommandError
 from cowdb.cli.watching import Watch
 
@@ -47,8 +47,8 @@ WIDTHS: Final = (8, 11, 7, 8, 8, 11, 10, 10, 10, 7)
 def arguments(parser: argparse.ArgumentParser) -> None:
     """See `cowdb.cli`."""
     add_path(parser)
-    parser.add_argument("--every", metavar="SECONDS", type=float, default=2.0, help="between two lines (default: 2)")
-    parser.add_argument("--count", "-n", metavar="N", type=int, help="end after so many lines (default: go on)")
+    parser.add_argument("--every", metavar="SECONDS", type=seconds, default=2.0, help="between two lines (default: 2)")
+    parser.add_argument("--count", "-n", metavar="N", type=natural, help="end after so many lines (default: go on)")
     add_timeout(parser)
 
 
