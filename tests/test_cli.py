@@ -59,6 +59,17 @@ def test_every_command_has_help_with_examples(name):
     assert cow("help", name).out == result.out
 
 
+@pytest.mark.parametrize("name", [None, *NAMES])
+def test_help_fits_into_84_columns_and_has_every_exit_code(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = cow("help", name).out if name else cow("help").out
+    assert [line for line in text.splitlines() if len(line) > 84] == []
+    for code in (0, 1, 2, 3, 4, 5, 130, 141):
+        assert re.search(rf"^  (.*  )?{code} [a-z]", text, re.MULTILINE), code
+    if name:
+        assert "dump, or --show hex, for exact bytes" in " ".join(text.split())
+
+
 @pytest.mark.parametrize("command", registry.COMMANDS, ids=NAMES)
 def test_examples_parse(command):
     parser = build_parser()

@@ -159,6 +159,12 @@ def test_a_file_that_somebody_else_makes_meanwhile_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["copy", "compact", "recover"])
+def test_the_new_file_is_named_in_the_answer(made, tmp_path, command):
+    new = tmp_path / "new.cowdb"
+    assert str(new) in cow(command, made[0], new).out
+
+
+@pytest.mark.parametrize("command", ["copy", "compact", "recover"])
 def test_nothing_is_overwritten(made, tmp_path, command):
     target = tmp_path / "there"
     target.write_bytes(b"precious")

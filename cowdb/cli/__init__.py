@@ -70,7 +70,8 @@ _WITH_KEYS = ("get", "put", "delete", "path")
 
 EXIT_CODES = """exit codes:
   0 fine   1 findings, damage, or no such key or tree   2 wrong usage
-  3 not a database   4 locked by others   5 error of the disk or file system"""
+  3 not a database   4 locked by others   5 error of the disk or file system
+  130 stopped with Ctrl-C   141 nobody reads the output"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,7 +146,8 @@ def _add(commands: argparse._SubParsersAction[_Parser], command: registry.Comman
         "--format",
         choices=("text", "json", "jsonl"),
         default="text",
-        help="text for people (default), one JSON document, or a JSON document a line",
+        help="text for people (default), one JSON document, or a JSON document a line; "
+        "keys and values are escaped there as in the text: take dump, or --show hex, for exact bytes",
     )
     shared.add_argument(
         "--show",

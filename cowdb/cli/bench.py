@@ -34,9 +34,9 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 
 DESCRIPTION: Final = """
 Loads the same random entries into cowdb, SQLite, and LMDB where its Python package
-is installed, and lets each do the same work in turn. A ratio above 1 says that cowdb
-is faster by so much. Everything is made in a directory below --dir, so choose one on
-the disk that you want to measure, and is removed at the end.
+is installed, and lets each do the same work in turn. A ratio above 1 says that
+cowdb is faster by so much. Everything is made in a directory below --dir, so choose
+one on the disk that you want to measure, and is removed at the end.
 """
 
 EXAMPLES: Final = (

@@ -34,9 +34,9 @@ Reads every page of the file and checks all invariants: each page against the
 reference that leads to it, each key against its neighbours, each count, each
 page used or free and never both. Both meta pages are checked, and the state of
 the older one too where it must be whole. If pages are damaged, the keys that
-are unreachable because of it are counted; cowdb recover may find many of them again.
-Writers wait meanwhile, readers do not. Exit code 1 if anything is wrong. Nothing is
-repaired.
+are unreachable because of it are counted; cowdb recover may find many of them
+again. Writers wait meanwhile, readers do not. Exit code 1 if anything is wrong.
+Nothing is repaired.
 """
 
 EXAMPLES: Final = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from cowdb.catalog import tree_names
 from cowdb.cli.newfile import new_database, refuse_existing
 from cowdb.cli.opening import add_path, add_timeout, reading
-from cowdb.cli.output import FINE, size_text
+from cowdb.cli.output import FINE, counted, size_text
 
 if TYPE_CHECKING:
     import argparse
@@ -22,8 +22,8 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 DESCRIPTION: Final = """
 Writes every entry of the newest state into a new file in key order: full leaves,
 neighbours side by side, no free pages. The old file stays as it is, and may be in
-use meanwhile; what is committed to it afterwards is not in the new one. The new file
-appears under its name when it is whole and on disk, and overwrites nothing.
+use meanwhile; what is committed to it afterwards is not in the new one. The new
+file appears under its name when it is whole and on disk, and overwrites nothing.
 """
 
 EXAMPLES: Final = (
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         out.document(facts)
     else:
         out.line(
-            f"{told.done:,} entries in {len(trees)} tree{'' if len(trees) == 1 else 's'}: "
+            f"{counted(told.done, 'entry', 'entries')} in {counted(len(trees), 'tree')} written to {args.new}: "
             f"{size_text(before)} before, {size_text(facts['size_after'])} after"
         )
     return FINE

@@ -37,8 +37,8 @@ Compares the states of the two meta slots: transactions, times and page counts,
 and tree by tree the entries, the pages that the newer state wrote, and those of the
 older one that it let go. Only what differs is read. The pages of an old state may
 be in use again by now; then they cannot be compared, and the remark says so. A
-clean close makes both slots name the same state: there is something to compare while
-others have the file open, or after a crash. Writers wait meanwhile.
+clean close makes both slots name the same state: there is something to compare
+while others have the file open, or after a crash. Writers wait meanwhile.
 """
 
 EXAMPLES: Final = (("cowdb diff app.cowdb", "what did the last commit change?"),)

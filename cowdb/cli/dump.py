@@ -28,12 +28,12 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 DESCRIPTION: Final = """
 Writes every entry of every tree, from one snapshot, in a form that cowdb load reads
 back exactly, whatever bytes they are: JSON Lines (jsonl), CSV (csv), or the text of
-mdb_dump for LMDB (mdb) and of db_dump for Berkeley DB (bdb). A file appears under its
-name when it is whole.
+mdb_dump for LMDB (mdb) and of db_dump for Berkeley DB (bdb). A file appears under
+its name when it is whole. --force replaces an earlier dump, and no other file.
 
-JSON Lines are complete. CSV leaves out named trees that are empty. LMDB takes keys of
-1 to 511 bytes, unless it was built for more; Berkeley DB has either the main tree or
-named ones in a file: choose with --tree.
+JSON Lines are complete. CSV leaves out named trees that are empty. LMDB takes keys
+of 1 to 511 bytes, unless it was built for more; Berkeley DB has either the main
+tree or named ones in a file: choose with --tree.
 """
 
 EXAMPLES: Final = (

@@ -27,8 +27,8 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 DESCRIPTION: Final = """
 Each run of free pages: where it is, the transactions that wrote and that freed
 it, where it is listed (the carry list in the meta page, or the free tree), and
-the snapshot that holds it back, if one does: one that can still see what the pages held.
-A run that nobody holds is used by the next commits.
+the snapshot that holds it back, if one does: one that can still see what the pages
+held. A run that nobody holds is used by the next commits.
 """
 
 EXAMPLES: Final = (

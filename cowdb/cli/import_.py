@@ -29,10 +29,11 @@ source is read in one snapshot and left as it is; LMDB may make its lock file.
 
 LMDB: the main database becomes the main tree, named ones named trees. It takes the
 Python package lmdb. SQLite: a row becomes an entry; the key is the primary key or
---key, the value is --value, or the only other column, or a JSON object of the others.
+--key, the value is --value, or the only other column, or a JSON object of the
+others.
 
-After an interruption, also by kill -9, the same command goes on where it stopped, if
-the source is as it was.
+After an interruption, also by kill -9, the same command goes on where it stopped,
+if the source is as it was.
 """
 
 EXAMPLES: Final = (

@@ -74,7 +74,9 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
     """Add what `load` and `import` have in common."""
     parser.add_argument("--tree", "-t", metavar="NAME", help="store all entries in this tree, whatever tree they name")
     parser.add_argument("--keep", action="store_true", help="leave entries as they are whose key is there already")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out entries that cannot be read; exit code 1")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out entries that cannot be read; the exit code is then 1"
+    )
     parser.add_argument(
         "--duplicates",
         choices=("first", "last"),

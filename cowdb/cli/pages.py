@@ -20,10 +20,10 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 
 DESCRIPTION: Final = """
 Every page of the file in order: its kind, its tree, its level, the transaction
-that wrote it, its cells, how full it is, and the page that refers to it (0 is the meta
-page). "free" pages name who lists them; "unreachable" pages are neither in use nor
-free: nothing leads to them, or a damaged page alone does. Damaged pages say what is
-wrong, with exit code 1.
+that wrote it, its cells, how full it is, and the page that refers to it (0 is the
+meta page). "free" pages name who lists them; "unreachable" pages are neither in use
+nor free: nothing leads to them, or a damaged page alone does. Damaged pages say
+what is wrong, with exit code 1.
 """
 
 EXAMPLES: Final = (

@@ -38,7 +38,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("value", metavar="VALUE", nargs="?", help="the value")
     parser.add_argument("--value-file", metavar="PATH", help="take the value from this file; - is the standard input")
     add_tree(parser)
-    parser.add_argument("--keep", action="store_true", help="leave a value that is there already; exit code 1 then")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave a value that is there already; the exit code is then 1"
+    )
     parser.add_argument("--create", action="store_true", help="make the database if there is none")
     add_hex(parser)
     add_timeout(parser)

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 
 DESCRIPTION: Final = """
-Reads DAMAGED and writes every entry whose page verifies into the new file NEW. Pages
-below a damaged branch are found by reading the whole file. It says tree by tree what
-was saved and what is lost; trees whose name is lost are called recovered-N, after
-their topmost page. It works with one meta page and, as far as possible, with none,
-and takes sectors that the disk cannot read for damaged. Exit code 1 if anything is
-lost.
+Reads DAMAGED and writes every entry whose page verifies into the new file NEW.
+Pages below a damaged branch are found by reading the whole file. It says tree by
+tree what was saved and what is lost; trees whose name is lost are called
+recovered-N, after their topmost page. It works with one meta page and, as far as
+possible, with none, and takes sectors that the disk cannot read for damaged. Exit
+code 1 if anything is lost.
 
-When you have seen which tree recovered-N is (cowdb scan NEW --tree recovered-N), put
-it back into its place. This makes one the main tree of a new file; give cowdb load
---tree NAME as well, and it becomes a named tree:
+When you have seen which tree recovered-N is (cowdb scan NEW --tree recovered-N),
+put it back into its place. This makes one the main tree of a new file; give
+cowdb load --tree NAME as well, and it becomes a named tree:
   cowdb dump saved.cowdb --tree recovered-43 --plain |
       cowdb load new.cowdb - --from jsonl
 """

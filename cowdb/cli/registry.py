@@ -49,8 +49,8 @@ CARE: Final = "care"
 MORE: Final = "more"
 
 COMMANDS: Final = (
-    Command("info", LOOK, "what this file is: format, sizes, both meta pages, what snapshots pin", "info"),
-    Command("stat", LOOK, "how each tree uses its pages: depth, fill, overflow, bytes of keys and values", "stat"),
+    Command("info", LOOK, "what this file is: format, sizes, both meta pages, snapshots", "info"),
+    Command("stat", LOOK, "how each tree uses its pages: depth, fill, overflow, bytes", "stat"),
     Command("trees", LOOK, "which trees there are", "trees"),
     Command("readers", LOOK, "who reads, and what that holds back", "readers"),
     Command("watch", LOOK, "live: commits, pages written, free and pinned space", "watch"),
@@ -70,8 +70,8 @@ COMMANDS: Final = (
     Command("path", INSIDE, "the pages that a lookup visits, and why", "path"),
     Command("free", INSIDE, "the free pages, and which snapshot holds each run back", "free"),
     Command("diff", INSIDE, "what the newest state changed: the two meta pages compared", "diff"),
-    Command("report", INSIDE, "a page for the browser: map of all pages, trees, histograms, free space", "report"),
-    Command("check", CARE, "is it sound? all invariants, both meta pages, unreachable keys counted", "check"),
+    Command("report", INSIDE, "a page for the browser: map, trees, histograms, free space", "report"),
+    Command("check", CARE, "is it sound? all invariants, both meta pages; unreachable keys", "check"),
     Command("copy", CARE, "a hot copy, page by page, while others go on", "copy"),
     Command("compact", CARE, "all entries in a new, dense file", "compact"),
     Command("recover", CARE, "save out of a damaged file what is whole, and say what is lost", "recover"),

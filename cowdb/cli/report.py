@@ -32,9 +32,9 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 
 DESCRIPTION: Final = """
 Writes one HTML page, to be opened in a browser, with nothing to load: a map of all
-pages, coloured by kind, tree, fill or age; the trees, to zoom and click through; how
-full the pages are and how long keys and values; the free pages and who holds them
-back. It has the separators of branches in it, which are pieces of keys, but
+pages, coloured by kind, tree, fill or age; the trees, to zoom and click through;
+how full the pages are and how long keys and values; the free pages and who holds
+them back. It has the separators of branches in it, which are pieces of keys, but
 no values; with --show redacted it has no keys and no names of trees either.
 Damaged pages are shown as such, with exit code 1.
 """

@@ -21,7 +21,8 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "arguments", "run"]
 DESCRIPTION: Final = """
 Shows entries in the order of their keys, from one snapshot. With --ranks each has
 its rank, the number of keys below it; --rank begins at one. Finding the place takes
-a few pages, however large the tree is. To move data take cowdb dump, which is exact.
+a few pages, however large the tree is. To move data take cowdb dump, which is
+exact.
 """
 
 EXAMPLES: Final = (

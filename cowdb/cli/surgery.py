@@ -35,8 +35,9 @@ Makes NEW, a copy of FILE, and operates on the copy; FILE is only read.
   --meta 0, 1       the state of this meta slot becomes the state
   --free-list       the free list is made anew: all that no tree leads to is free
 A clean close makes both meta pages name the same state; then there is no other one.
-Writers wait meanwhile. The copy is checked at the end. Exit code 1 if it is not sound: an older state may have
-lost pages to newer ones. Try cowdb recover first; it saves entries, surgery saves a file.
+Writers wait meanwhile. The copy is checked at the end. Exit code 1 if it is not
+sound: an older state may have lost pages to newer ones. Try cowdb recover first; it
+saves entries, surgery saves a file.
 """
 
 EXAMPLES: Final = (
