@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import cowdb
+import cowdb.cli.load
 from cowdb.cli import main
 from cowdb.cli.batches import MARKS
 
@@ -158,7 +160,7 @@ def test_a_reader_of_the_dump_that_goes_away(base):
 
 
 def test_dump_tells_of_keys_that_lmdb_does_not_take(run, base):
-    assert "1 keys are empty or longer than 511 bytes" in run("dump", base, "--as", "mdb")[2]
+    assert "1 key is empty or longer than 511 bytes" in run("dump", base, "--as", "mdb")[2]
     assert run("dump", base, "--as", "mdb", "--quiet")[2] == ""
     assert run("dump", base, "--as", "bdb")[2] == ""
 
@@ -230,7 +232,10 @@ def test_a_bad_line_stops_and_the_mended_file_goes_on(run, tmp_path):
     text.write_bytes(lines_of(pairs[:50]) + b"oops\n" + lines_of(pairs[50:]))
     code, out, err = run("load", path, text, "--batch", 20)
     assert (code, out) == (1, b"")
-    assert f"{text}, line 51: it is no JSON (character 1); the 50 entries before it are stored" in err
+    assert (
+        f"{text}, line 51: it is no JSON (character 1); the 50 entries before it are stored; give --skip-bad to leave it out, or mend it and give the same command again"
+        in err
+    )
     assert content(path)[None] == dict(pairs[:50])
     code, _, err = run("load", path, text, "--batch", 20)
     assert (code, "going on after line 50" in err, "line 51" in err) == (1, True, True)
@@ -260,7 +265,8 @@ def test_a_key_that_is_too_long_stops_and_the_mended_file_goes_on(run, tmp_path,
     code, _, err = run("load", path, text, "--from", "csv" if form == "csv" else "mdb", "--batch", batch)
     assert code == 1
     assert "its key has 5003 bytes; this file takes 2000" in err
-    stored = content(path)
+    stored = content(path) if where else {None: {}}
+    assert path.exists() == (where > 0)
     assert stored[None] == dict(list(good[0].items())[:where])
     text.write_bytes(whole)
     assert run("load", path, text, "--from", "csv" if form == "csv" else "mdb", "--batch", batch)[0] == 0
@@ -271,8 +277,8 @@ def test_all_or_nothing(run, tmp_path):
     text = lines_of([(b"%03d" % number, b"v") for number in range(100)])
     code, _, err = run("load", tmp_path / "a", "-", "--batch", 0, stdin=text + b"oops\n")
     assert code == 1
-    assert err.endswith("nothing was stored\n")
-    assert content(tmp_path / "a") == {None: {}}
+    assert err.endswith("nothing was stored; --skip-bad leaves out what is bad\n")
+    assert os.listdir(tmp_path) == []
     assert run("load", tmp_path / "a", "-", "--batch", 0, stdin=text)[0] == 0
     assert len(content(tmp_path / "a")[None]) == 100
 
@@ -320,7 +326,8 @@ def test_the_same_command_goes_on_after_an_interruption(run, tmp_path, monkeypat
     code, out, err = run(*arguments)  # it undoes the patch
     assert (code, out) == (130, b"")
     assert f"{12 * after} entries are stored; the same command goes on there" in err
-    found = content(path)
+    assert path.exists() == (after > 0)
+    found = content(path) if after else {}
     assert sum(len(entries) for name, entries in found.items() if name != MARKS) == 12 * after
     assert (MARKS in found) == (after > 0)
     code, out, _ = run(*arguments, "--format", "json")
@@ -660,7 +667,7 @@ def test_a_pipe_under_a_name_leaves_no_mark(run, tmp_path):
     writer.stdin.close()
     code, _, err = run("load", tmp_path / "a", tmp_path / "pipe", "--batch", 3)
     writer.wait()
-    assert (code, "the 10 entries before it are stored\n" in err) == (1, True)
+    assert (code, "or mend it and load all of it again\n" in err) == (1, True)
     assert set(content(tmp_path / "a")) == {None}
 
 
@@ -668,8 +675,8 @@ def test_the_tree_of_marks_takes_no_entries(run, tmp_path):
     text = b'{"tree": "%s", "key": "a", "value": ""}\n' % MARKS.encode()
     assert "line 1: the tree 'cowdb.unfinished' is for the marks" in run("load", tmp_path / "a", "-", stdin=text)[2]
     assert run("load", tmp_path / "a", "-", "--tree", MARKS, stdin=text)[0] == 2
-    assert run("put", tmp_path / "a", "--tree", MARKS, "a", "b")[0] == 2
-    assert content(tmp_path / "a") == {None: {}}
+    assert run("put", tmp_path / "a", "--create", "--tree", MARKS, "a", "b")[0] == 2
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -803,8 +810,117 @@ def test_a_load_that_stored_nothing_leaves_no_mark(run, tmp_path):
     source = tmp_path / "words.csv"
     source.write_text("word,meaning\nmoo,what cows say\n", encoding="utf-8")
     path = tmp_path / "a.cowdb"
+    cowdb.open(path).close()
     code, _, err = run("load", path, source, "--key", "nope")
     assert (code, "nothing was stored" in err) == (1, True)
     assert content(path) == {None: {}}
     assert run("load", path, source, "--key", "word", "--value", "meaning")[0] == 0
     assert content(path) == {None: {b"moo": b"what cows say"}}
+
+
+# ---------------------------------------------------------------- a new file in which nothing was stored
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (b"oops", ["--from", "jsonl"]),
+        (b'{"key": "a", "value": ""}', ["--from", "csv"]),
+        (b'{"key": "a", "value": ""}\noops', ["--batch", "0"]),
+        (b"a,b\n1,2\n", ["--from", "csv", "--key", "nope"]),
+    ],
+)
+def test_a_load_that_stored_nothing_leaves_no_new_file(run, tmp_path, text, options):
+    (tmp_path / "in").write_bytes(text)
+    code, _, err = run("load", tmp_path / "a.cowdb", tmp_path / "in", *options)
+    assert (code, "nothing was stored" in err) == (1, True)
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_a_file_that_was_there_stays_however_empty(run, tmp_path):
+    path = tmp_path / "a.cowdb"
+    cowdb.open(path).close()
+    os.symlink("b.cowdb", tmp_path / "link")
+    for target in (path, tmp_path / "link"):
+        assert run("load", target, "-", "--from", "jsonl", stdin=b"oops")[0] == 1
+        assert content(target) == {None: {}}
+
+
+def test_a_new_file_that_somebody_else_has_opened_stays(run, tmp_path, monkeypatch):
+    path = tmp_path / "a.cowdb"
+    other = []
+    take = cowdb.cli.load.Batches.take
+
+    def slow(self, *arguments, **options):
+        other.append(OtherProcess(path))
+        take(self, *arguments, **options)
+
+    monkeypatch.setattr("cowdb.cli.load.Batches.take", slow)
+    (tmp_path / "in").write_bytes(b"oops")
+    assert run("load", path, tmp_path / "in", "--from", "jsonl")[0] == 1
+    other[0].end()
+    assert content(path) == {None: {b"other": b"stored"}}
+
+
+class OtherProcess:
+    """Opens a database, and stores an entry in it when it is told to end."""
+
+    PROGRAM = """
+import sys, cowdb
+with cowdb.open(sys.argv[1]) as db:
+    print(flush=True)
+    sys.stdin.readline()
+    db[b"other"] = b"stored"
+"""
+
+    def __init__(self, path):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.PROGRAM, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        self.process.stdout.readline()
+
+    def end(self):
+        self.process.communicate(b"\n", timeout=60)
+        assert self.process.returncode == 0
+
+
+def test_an_import_that_meets_a_bad_row_says_the_way_on(run, tmp_path):
+    source, path = tmp_path / "s.sqlite", tmp_path / "a.cowdb"
+    with sqlite3.connect(source) as db:
+        db.execute("CREATE TABLE t (k TEXT PRIMARY KEY, v TEXT)")
+        db.executemany("INSERT INTO t VALUES (?, ?)", [("a", None), ("b", "2"), ("c", None)])
+    db.close()
+    arguments = ("import", path, source, "--batch", 1)
+
+    def mend(statement):
+        gc.collect()  # the rows that the command had not taken hold a lock in this process
+        with sqlite3.connect(source) as db:
+            db.execute(statement)
+        db.close()
+
+    code, _, err = run(*arguments)
+    assert (code, "row 1: its 'v' is NULL; nothing was stored; --skip-bad leaves out what is bad" in err) == (1, True)
+    assert sorted(os.listdir(tmp_path)) == ["s.sqlite"]
+    mend("UPDATE t SET v = '1' WHERE k = 'a'")
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert err.endswith(
+        "row 3: its 'v' is NULL; the 2 entries before it are stored; give --skip-bad to leave it out, "
+        "or mend it and give the same command again, which then begins anew\n"
+    )
+    assert run(*arguments, "--skip-bad")[0] == 1
+    mend("UPDATE t SET v = '3' WHERE k = 'c'")
+    assert run(*arguments)[0] == 0
+    assert content(path) == {None: {b"a": b"1", b"b": b"2", b"c": b"3"}}
+
+
+def test_load_of_a_directory_of_lmdb_names_import(run, tmp_path):
+    lmdb = pytest.importorskip("lmdb")
+    with lmdb.open(str(tmp_path / "env")) as env, env.begin(write=True) as txn:
+        txn.put(b"k", b"v")
+    for options in ([], ["--from", "jsonl"]):
+        code, _, err = run("load", tmp_path / "a.cowdb", tmp_path / "env", *options)
+        assert (code, "is an LMDB environment; cowdb import takes it" in err) == (2, True)
+    (tmp_path / "plain").mkdir()
+    assert "is a directory; name a file inside it" in run("load", tmp_path / "a.cowdb", tmp_path / "plain")[2]

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         out.document(facts)
     else:
         out.line(
-            f"{counted(told.done, 'entry', 'entries')} in {counted(len(trees), 'tree')} written to {args.new}: "
+            f"{counted(told.done, 'entry')} in {counted(len(trees), 'tree')} written to {args.new}: "
             f"{size_text(before)} before, {size_text(facts['size_after'])} after"
         )
     return FINE

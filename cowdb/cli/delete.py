@@ -80,7 +80,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if out.machine:
         out.document({"tree": args.tree, "removed": removed, "missing": missing, "dry_run": args.dry_run})
     else:
-        out.line(f"{counted(removed, 'entry', 'entries')} {'would be removed' if args.dry_run else 'removed'}")
+        out.line(f"{counted(removed, 'entry')} {'would be removed' if args.dry_run else 'removed'}")
         for key in missing:
             out.note(f"there is no key {out.key(key, 200)}")
     return FINDINGS if missing else FINE

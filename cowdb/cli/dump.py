@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from cowdb.cli.batches import MARKS
 from cowdb.cli.formats import BEGINNINGS, FORMATS, recognise, write
 from cowdb.cli.opening import add_path, add_timeout, reading, tree_of
-from cowdb.cli.output import FINE, USAGE, CommandError
+from cowdb.cli.output import FINE, USAGE, CommandError, are, counted
 from cowdb.cli.outputfile import OutputFile
 from cowdb.cli.ranges import mix
 
@@ -103,8 +103,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
                 raise CommandError(str(error)) from None
     if watch.unfit and form == "mdb":
         out.note(
-            f"{watch.unfit:,} keys are empty or longer than {LMDB_KEY} bytes: an LMDB that was not built for such "
-            "stops at them"
+            f"{counted(watch.unfit, 'key')} {are(watch.unfit)} empty or longer than {LMDB_KEY} bytes: "
+            "an LMDB that was not built for such stops there"
         )
     if args.output:
         _tell(args.output, watch.done, out)
@@ -222,4 +222,4 @@ def _tell(path: str, entries: int, out: Output) -> None:
     if out.machine:
         out.document({"path": os.path.abspath(path), "entries": entries, "size": os.path.getsize(path)})
     else:
-        out.line(f"{entries:,} entries in {path}")
+        out.line(f"{counted(entries, 'entry')} in {path}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cowdb.cli.batches import Batches, named_tree
 from cowdb.cli.lines import BadInputError
 from cowdb.cli.lmdbfile import LmdbFile, is_lmdb
-from cowdb.cli.load import BadEntries, add_batch_options, tell, tell_stop
+from cowdb.cli.load import BadEntries, add_batch_options, stored_text, tell, tell_stop
 from cowdb.cli.opening import add_path, writing
 from cowdb.cli.output import FINDINGS, FINE, NOT_A_DATABASE, USAGE, CommandError
 from cowdb.cli.sqlitefile import SqliteFile, is_sqlite
@@ -33,7 +33,9 @@ Python package lmdb. SQLite: a row becomes an entry; the key is the primary key 
 others.
 
 After an interruption, also by kill -9, the same command goes on where it stopped,
-if the source is as it was.
+if the source is as it was; if not, give --restart. A row that cannot be stored ends
+the command with its number and the reason: leave it out with --skip-bad, or mend it
+and give the same command again, which then begins anew.
 """
 
 EXAMPLES: Final = (
@@ -42,6 +44,8 @@ EXAMPLES: Final = (
     ("cowdb import app.cowdb old.sqlite --table users --tree users", "a table: the primary key, and the rest as JSON"),
     ("cowdb import app.cowdb old.sqlite --table kv --key k --value v", "a table that was a key-value store"),
 )
+
+_BEGIN_ANEW: Final = "give the same command again, which then begins anew"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +110,7 @@ def _store(db: Database, source: LmdbFile | SqliteFile, bad: BadEntries, args: a
     batches = Batches(db, options, tree=args.tree, keep=args.keep, size=args.batch)
     place = batches.earlier(restart=args.restart)
     if place is not None:
-        out.note(f"going on: {batches.stored:,} entries are stored already")
+        out.note(f"going on: {stored_text(batches)} already")
     begun, before = time.monotonic(), batches.stored
     try:
         entries = source.entries(place)
@@ -119,11 +123,9 @@ def _store(db: Database, source: LmdbFile | SqliteFile, bad: BadEntries, args: a
     except BadInputError as error:
         if args.batch:
             batches.finish()
-        raise CommandError(
-            f"{bad.sentence(error)}; {tell_stop(batches, seekable=False, atomic=not args.batch)}"
-        ) from None
+        raise CommandError(f"{bad.sentence(error)}; {tell_stop(batches, _BEGIN_ANEW, atomic=not args.batch)}") from None
     except KeyboardInterrupt:
-        out.note(f"{batches.stored:,} entries are stored; the same command goes on there")
+        out.note(f"{stored_text(batches)}; the same command goes on there")
         raise
     finally:
         batches.abandon()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from cowdb.cli.batches import BATCH, Batches, named_tree
 from cowdb.cli.formats import READABLE, Reading, recognise
 from cowdb.cli.lines import START, BadInputError, Lines, Position
+from cowdb.cli.lmdbfile import is_lmdb
 from cowdb.cli.opening import add_path, add_timeout, natural, writing
-from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError
+from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError, are, counted
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
     from cowdb.cli.output import Output, Progress
     from cowdb.database import Database
 
-__all__ = ["DESCRIPTION", "EXAMPLES", "BadEntries", "add_batch_options", "arguments", "run", "tell"]
+__all__ = [
+    "DESCRIPTION",
+    "EXAMPLES",
+    "BadEntries",
+    "add_batch_options",
+    "arguments",
+    "run",
+    "stored_text",
+    "tell",
+    "tell_stop",
+]
 
 DESCRIPTION: Final = r"""
 Stores the entries of INPUT: JSON Lines, CSV, or the text of mdb_dump and db_dump.
@@ -39,7 +50,9 @@ columns of their own are read with --key and --value; without --value the value 
 the whole line (JSON) or an object of the other columns (CSV).
 
 A line that cannot be read ends the command with its number and the reason; what
-comes before it is stored. Mend the line, and the same command goes on there.
+comes before it is stored. Mend the line, and the same command goes on there; or
+leave such lines out with --skip-bad. A new database in which nothing was stored is
+removed again.
 """
 
 EXAMPLES: Final = (
@@ -49,6 +62,9 @@ EXAMPLES: Final = (
     ("mdb_dump -a old-lmdb | cowdb load app.cowdb - --from mdb", "all named databases of LMDB"),
     ("db_dump -p old.db | cowdb load app.cowdb - --from mdb", "a Berkeley DB file"),
 )
+
+_GO_ON: Final = "give the same command again to go on"
+_BEGIN_ANEW: Final = "load all of it again"
 
 _TOLD: Final = 20
 """Bad entries that are told one by one."""
@@ -155,6 +171,8 @@ def _input(path: str) -> Iterator[BinaryIO]:
     if path == "-":
         yield sys.stdin.buffer
         return
+    if os.path.isdir(path) and is_lmdb(path):
+        raise CommandError(f"{path!r} is an LMDB environment; cowdb import takes it", USAGE)
     with open(path, "rb", buffering=1 << 20) as file:
         yield file
 
@@ -174,7 +192,7 @@ def _load(db: Database, file: BinaryIO, source: dict[str, Any], args: argparse.N
             f"{args.input!r} was loaded in part before, and that part has changed since; --restart begins anew"
         ) from None
     if earlier is not None:
-        out.note(f"going on after line {position.lines:,}: {batches.stored:,} entries are stored already")
+        out.note(f"going on after line {position.lines:,}: {stored_text(batches)} already")
     bad = BadEntries(out, args.input, "line", skip=args.skip_bad)
     try:
         reading = Reading(
@@ -195,10 +213,10 @@ def _load(db: Database, file: BinaryIO, source: dict[str, Any], args: argparse.N
         if args.batch:
             batches.finish(place(error.start - 1))
         raise CommandError(
-            f"{bad.sentence(error)}; " + tell_stop(batches, seekable=seekable, atomic=not args.batch)
+            f"{bad.sentence(error)}; " + tell_stop(batches, _GO_ON if seekable else _BEGIN_ANEW, atomic=not args.batch)
         ) from None
     except KeyboardInterrupt:
-        out.note(f"{batches.stored:,} entries are stored" + ("; the same command goes on there" if seekable else ""))
+        out.note(stored_text(batches) + ("; the same command goes on there" if seekable else ""))
         raise
     finally:
         batches.abandon()
@@ -211,15 +229,18 @@ def _ticker(lines: Lines, size: int, tick: Progress) -> Callable[[], None]:
     return lambda: tick(lines.settle().offset, size)
 
 
-def tell_stop(batches: Batches, *, seekable: bool, atomic: bool) -> str:
-    """What is stored when an input ended at a bad entry, and how to go on."""
-    if atomic:
-        return "nothing was stored"
-    if not batches.stored:
-        return "nothing was stored"
-    if not seekable:
-        return f"the {batches.stored:,} entries before it are stored"
-    return f"the {batches.stored:,} entries before it are stored; mend it and give the same command again to go on"
+def stored_text(batches: Batches) -> str:
+    """How many entries are stored, as a sentence."""
+    return f"{counted(batches.stored, 'entry')} {are(batches.stored)} stored"
+
+
+def tell_stop(batches: Batches, way_on: str, *, atomic: bool) -> str:
+    """What is stored when an input ended at a bad entry, and the `way_on` from there."""
+    if atomic or not batches.stored:
+        return "nothing was stored; --skip-bad leaves out what is bad"
+    count = batches.stored
+    before = f"the {counted(count, 'entry')} before it {are(count)} stored"
+    return f"{before}; give --skip-bad to leave it out, or mend it and {way_on}"
 
 
 def tell(out: Output, batches: Batches, before: int, seconds: float, bad: int) -> None:
@@ -237,4 +258,4 @@ def tell(out: Output, batches: Batches, before: int, seconds: float, bad: int) -
         )
         return
     rate = f", {stored / seconds:,.0f}/s" if seconds > 0.05 else ""
-    out.line(f"{stored:,} entries stored in {seconds:.1f} s{rate}" + (f"; {bad:,} left out" if bad else ""))
+    out.line(f"{counted(stored, 'entry')} stored in {seconds:.1f} s{rate}" + (f"; {bad:,} left out" if bad else ""))

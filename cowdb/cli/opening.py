@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Final
 
 from cowdb.cli.measure import tree_label
 from cowdb.cli.output import IO_ERROR, USAGE, CommandError
-from cowdb.errors import CorruptionError, LockTimeoutError, NotADatabaseError
+from cowdb.errors import CorruptionError, Error, LockTimeoutError, NotADatabaseError
 from cowdb.inspection import State, slots
 from cowdb.recovery import believe
-from cowdb.sharing import FileSharing
+from cowdb.sharing import FileSharing, lock_file_path
 from cowdb.storage import FileDisk, FileStorage
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ TIMEOUT: Final = 10.0
 
 _PATIENCE: Final = 10_000
 _SECTOR: Final = 512
+
+_NEW: Final = 1
+"""The transaction of a new database."""
 
 
 # ---------------------------------------------------------------- arguments that many commands have
@@ -142,16 +145,18 @@ def sharing(path: str, timeout: float | None = TIMEOUT) -> Iterator[tuple[FileSt
     try:
         if not any(slot.meta for slot in slots(storage)):
             believe(storage)  # it raises, with the right words, and no lock file was made beside what is none
-        mode = stat.S_IMODE(os.stat(storage.path).st_mode) & 0o666
-        words = FileSharing(
-            storage.path, read_only=True, mode=mode, timeout=timeout, make=lambda: believe(storage).meta
-        )
+        words = _come_in(storage, timeout)
         try:
             yield storage, words
         finally:
             words.leave(lambda: None)  # a reader has nothing to settle
     finally:
         storage.close()
+
+
+def _come_in(storage: FileStorage, timeout: float | None) -> FileSharing:
+    mode = stat.S_IMODE(os.stat(storage.path).st_mode) & 0o666
+    return FileSharing(storage.path, read_only=True, mode=mode, timeout=timeout, make=lambda: believe(storage).meta)
 
 
 def open_file(path: str) -> FileStorage:
@@ -191,15 +196,40 @@ def _pinned(words: FileSharing) -> tuple[Meta, int]:
 def writing(
     path: str, timeout: float | None = TIMEOUT, *, create: bool = False, **options: object
 ) -> Iterator[Database]:
-    """The database at `path`, open for writing; `create` and `options` are those of `cowdb.open`."""
+    """The database at `path`, open for writing; `create` and `options` are those of `cowdb.open`.
+
+    A file that was made here is removed again if the command fails and nothing was stored.
+    """
     import cowdb  # noqa: PLC0415 - commands that read do without
 
+    made = create and not os.path.lexists(path)
     try:
         db = cowdb.open(path, create=create, lock_timeout=timeout, **options)  # type: ignore[arg-type]
     except FileNotFoundError:
         raise CommandError(f"there is no file {path!r}", IO_ERROR) from None
-    with db:
-        yield db
+    try:
+        with db:
+            yield db
+    except (CommandError, KeyboardInterrupt):
+        if made:
+            with contextlib.suppress(Error, OSError):
+                _remove_new(path)
+        raise
+
+
+def _remove_new(path: str) -> None:
+    """Remove a database in which nothing was ever stored, and its lock file, unless somebody else has it open."""
+    storage = open_file(path)
+
+    def remove() -> None:  # nobody is inside, and nobody comes in meanwhile
+        if believe(storage).meta.transaction == _NEW:
+            os.unlink(path)
+            os.unlink(lock_file_path(path))
+
+    try:
+        _come_in(storage, TIMEOUT).leave(remove)
+    finally:
+        storage.close()
 
 
 # ---------------------------------------------------------------- looking at what may be damaged

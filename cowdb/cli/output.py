@@ -36,6 +36,7 @@ __all__ = [
     "CommandError",
     "Output",
     "Progress",
+    "are",
     "counted",
     "shown_text",
     "size_text",
@@ -420,9 +421,17 @@ def _is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def counted(number: int, one: str, more: str | None = None) -> str:
-    """A number and what it counts: 0 pages, 1 page, 1,234 pages; `more` is the plural that is not `one` and s."""
-    return f"{number:,} {one if number == 1 else more or one + 's'}"
+_PLURALS: Final = {"entry": "entries", "child": "children"}
+
+
+def counted(number: int, what: str) -> str:
+    """A number and what it counts: 0 pages, 1 page, 1,234 pages."""
+    return f"{number:,} {what if number == 1 else _PLURALS.get(what, what + 's')}"
+
+
+def are(number: int) -> str:
+    """The verb that follows `counted`."""
+    return "is" if number == 1 else "are"
 
 
 def size_text(size: float) -> str:
