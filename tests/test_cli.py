@@ -286,6 +286,50 @@ def test_ctrl_c_ends_it_quietly(path):
     assert err == b"cowdb: stopped\n"
 
 
+ONE_THING = re.compile(
+    r"\b1 (free |damaged |overflow |paired |smaller )?"
+    r"(pages|runs|entries|keys|bytes|cells|children|trees|findings|transactions|pages)\b|\b1 [a-z ]+ are\b"
+)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "info F", "stat F", "trees F", "free F", "tree F", "tree F -t t", "path F k", "path F x", "path F v -t v", "page F 2",
+        "page F 3", "page F 4", "page F 5", "check F", "dump F N", "dump F N --as mdb", "copy F N", "compact F N",
+        "recover F N", "surgery F N --free-list", "report F N", "report F -", "delete F k", "load N I", "load N I --batch 1",
+        "load N J", "load N J --keep", "bench --records 1 --runs 1 --only get --against sqlite3 --dir D",
+    ],
+)  # fmt: skip
+def test_one_thing_is_no_things(tmp_path, command):
+    path = tmp_path / "F"
+    with cowdb.open(path, page_size=4096) as db:
+        with db.write() as txn:
+            txn[b""] = b"v"
+            txn.tree("t", create=True)[b"k"] = b"1"
+            txn.tree("v", create=True)[b"v"] = b"x" * 2000
+        with db.write() as txn:
+            del txn[b""]
+            txn[b""] = b"w"
+    (tmp_path / "I").write_text('{"key": "a", "value": "1"}\n')
+    (tmp_path / "J").write_text('{"key": "a", "value": "1"}\noops\n')
+    files = {name: str(tmp_path / name) for name in "FNIJ"} | {"D": str(tmp_path)}
+    result = cow(*(files.get(word, word) for word in command.split()))
+    assert "Traceback" not in result.err
+    assert not ONE_THING.search(result.err + result.out.partition("<html")[0])
+
+
+def test_a_number_and_what_it_counts():
+    assert [output_module.counted(n, "page") for n in (0, 1, 2, 1234)] == [
+        "0 pages",
+        "1 page",
+        "2 pages",
+        "1,234 pages",
+    ]
+    assert [output_module.counted(n, "child") for n in (1, 2)] == ["1 child", "2 children"]
+    assert [output_module.are(n) for n in (0, 1, 2)] == ["are", "is", "are"]
+
+
 # ---------------------------------------------------------------- formats
 
 

@@ -170,7 +170,7 @@ def test_a_bad_json_line_says_what_is_wrong(line, reason):
         (b"a,b\n1,2\n", 1, "no column 'key'"),
         (b"key,value,value\n1,2,3\n", 1, "more than one column 'value'"),
         (b"key,value,extra\n1,2,3\n", 1, "a column 'extra'"),
-        (b"key,value\na\n", 2, "1 cells, where the header has 2"),
+        (b"key,value\na\n", 2, "1 cell, where the header has 2"),
         (b"key,value\na,b,c\n", 2, "3 cells"),
         (b'key,value\n"a"b,c\n', 2, "no CSV"),
         (b'key,value\nx,y\n"a\nb', 3, "no CSV"),

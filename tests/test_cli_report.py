@@ -644,6 +644,23 @@ def test_pointing_and_keys_tell_what_a_page_is(made, tmp_path, opened):
 
 
 @needs_browser
+def test_one_thing_is_no_things(tmp_path, opened):
+    path, page = tmp_path / "a.cowdb", tmp_path / "a.html"
+    with cowdb.open(path) as db:
+        db[b"k"] = b"v"
+    reported(path, page)
+    tab = opened(page)
+    titles = (
+        "Array.from(document.querySelectorAll('[title], title, option'), (at) => at.title || at.textContent).join()"
+    )
+    text = tab.inner_text("body") + tab.evaluate(titles)
+    assert "1 entry" in text
+    assert not re.search(
+        r"\b1 (more )?(pages|entries|bytes|leaves|branches|transactions|children)\b|1 page [^;]*are", text
+    )
+
+
+@needs_browser
 def test_the_tree_can_be_gone_through_to_a_leaf_and_back(made, tmp_path, opened):
     page = tmp_path / "a.html"
     reported(made[0], page)

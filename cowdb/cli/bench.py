@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.contenders import RANGE, contenders
 from cowdb.cli.opening import natural
-from cowdb.cli.output import FINE, USAGE, Column, CommandError
+from cowdb.cli.output import FINE, USAGE, Column, CommandError, counted
 
 if TYPE_CHECKING:
     import argparse
@@ -174,7 +174,10 @@ def _show(stores: list[Contender], rows: list[dict[str, Any]], args: argparse.Na
                 cells[f"{name} spread"] = "{:.2f} to {:.2f}".format(*row["spread"][name])
         table.append(cells)
     versions = ", ".join(f"{store.name} {store.version}" for store in stores)
-    out.line(f"{args.records:,} entries, 16-byte keys, {args.value_size}-byte values; {versions}")
-    out.line(f"{args.runs} paired runs; the ratio is the speed of cowdb by that of the other, the median of the pairs")
+    out.line(f"{counted(args.records, 'entry')}, 16-byte keys, {args.value_size}-byte values; {versions}")
+    out.line(
+        f"{counted(args.runs, 'paired run')}; "
+        "the ratio is the speed of cowdb by that of the other, the median of the pairs"
+    )
     out.line()
     out.table(columns, table)

@@ -15,7 +15,7 @@ from cowdb import format as fmt
 from cowdb.check import check
 from cowdb.cli.measure import tree_label
 from cowdb.cli.opening import add_path, add_timeout, natural, quiet
-from cowdb.cli.output import FINDINGS, FINE, Column, size_text
+from cowdb.cli.output import FINDINGS, FINE, Column, counted, size_text
 from cowdb.cli.stat import every_tree
 from cowdb.pagemap import PageMap
 
@@ -159,9 +159,10 @@ def _show(findings: list[Finding], facts: dict[str, Any], most: int, out: Output
         )
     speed = facts["file_size"] / max(facts["seconds"], 1e-3)
     if findings:
-        number = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
         out.line(
-            f"DAMAGED: {number} in {size_text(facts['file_size'])}. cowdb recover saves what is whole.", "bold red"
+            f"DAMAGED: {counted(len(findings), 'finding')} in {size_text(facts['file_size'])}. "
+            "cowdb recover saves what is whole.",
+            "bold red",
         )
     else:
         out.line(

@@ -26,6 +26,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.lines import LONGEST, BadInputError
+from cowdb.cli.output import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -169,7 +170,7 @@ class CsvReader:
 
         def make(row: list[str]) -> Entry:
             if len(row) != width:
-                raise ValueError(f"it has {len(row)} cells, where the header has {width}")
+                raise ValueError(f"it has {counted(len(row), 'cell')}, where the header has {width}")
             tree = row[tree_at] if tree_at is not None else None
             if value_at is not None:
                 return tree or None, read(row[key_at]), read(row[value_at])

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.opening import add_path, add_timeout, looking
-from cowdb.cli.output import FINDINGS, FINE, Column, size_text
+from cowdb.cli.output import FINDINGS, FINE, Column, counted, size_text
 from cowdb.cli.stat import state_of
 from cowdb.cli.users import durable_transaction, other_pins
 from cowdb.errors import CorruptionError
@@ -95,9 +95,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
         out.document(sums)
     elif not out.machine:
         out.line(
-            f"{sums['runs']:,} runs, {sums['pages']:,} free pages ({size_text(sums['pages'] * size)}); "
+            f"{counted(sums['runs'], 'run')}, {counted(sums['pages'], 'free page')} "
+            f"({size_text(sums['pages'] * size)}); "
             f"{sums['held_pages']:,} held back; {sums['carried_pages']:,} in the carry list; "
-            f"the longest run has {sums['longest_run']:,} pages"
+            f"the longest run has {counted(sums['longest_run'], 'page')}"
         )
     if "problem" in sums:
         out.note(sums["problem"])

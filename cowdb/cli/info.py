@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowdb import format as fmt
 from cowdb.cli.opening import Look, add_path, add_timeout, looking
-from cowdb.cli.output import FINDINGS, FINE, size_text, time_text
+from cowdb.cli.output import FINDINGS, FINE, counted, size_text, time_text
 from cowdb.cli.users import durable_transaction, live_snapshots
 from cowdb.errors import CorruptionError
 
@@ -164,7 +164,7 @@ def _show(facts: dict[str, Any], out: Output) -> None:
             ("entries", f"{facts['entries']:,} in the main tree"),
             ("named trees", f"{facts['named_trees']:,}" + _first_names(facts["trees"])),
             ("pages", f"{facts['page_count']:,}: {facts['used_pages']:,} used, {_free(facts)}"),
-            ("carry list", f"{facts['carried_runs']:,} runs, {facts['carried_pages']:,} pages"),
+            ("carry list", f"{counted(facts['carried_runs'], 'run')}, {counted(facts['carried_pages'], 'page')}"),
         ]  # fmt: skip
     for slot in facts["slots"]:
         rows.append((f"meta slot {slot['slot']}", _slot_text(slot)))
@@ -186,13 +186,13 @@ def _first_names(trees: dict[str, int]) -> str:
 def _slot_text(slot: dict[str, Any]) -> str:
     if not slot["readable"]:
         return f"cannot be read: {slot['reason']}"
-    return f"transaction {slot['transaction']}, durable {slot['durable']}, {slot['page_count']:,} pages"
+    return f"transaction {slot['transaction']}, durable {slot['durable']}, {counted(slot['page_count'], 'page')}"
 
 
 def _show_snapshots(facts: dict[str, Any], out: Output) -> None:
     for snapshot in facts["snapshots"]:
         held = snapshot["held_pages"]
-        what = "pages cannot be counted" if held is None else f"holds back {held:,} free pages"
+        what = "pages cannot be counted" if held is None else f"holds back {counted(held, 'free page')}"
         out.line(
             f"  process {snapshot['pid']} reads transaction {snapshot['transaction']}, "
             f"{snapshot['behind']} behind: {what}"

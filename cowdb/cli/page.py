@@ -14,7 +14,7 @@ from cowdb import meta as metas
 from cowdb.checksum import crc32c
 from cowdb.cli.info import describe_slot
 from cowdb.cli.opening import add_path, add_timeout, looking, natural
-from cowdb.cli.output import FINDINGS, FINE, USAGE, Column, CommandError, time_text
+from cowdb.cli.output import FINDINGS, FINE, USAGE, Column, CommandError, counted, time_text
 from cowdb.cli.walks import KINDS
 
 if TYPE_CHECKING:
@@ -121,9 +121,7 @@ def _overflow(source: Source, number: int, checksum: int, size: int) -> dict[str
         found = crc32c(source.read((number + pages) * size, size), found)
         pages += 1
     holds = found == checksum
-    remark = (
-        f"a run of {pages} page{'' if pages == 1 else 's'}" if holds else "no length of the run makes its checksum hold"
-    )
+    remark = f"a run of {counted(pages, 'page')}" if holds else "no length of the run makes its checksum hold"
     return {"checksum_holds": holds, "pages": pages if holds else None, "remark": remark}
 
 
@@ -149,12 +147,12 @@ def _leaf_cell(raw: bytes, offset: int, end: int) -> dict[str, Any]:
     (word,) = struct.unpack_from("<H", raw, offset)
     kind, length = word >> fmt.LENGTH_BITS, word & fmt.LENGTH_MASK
     if end + length > len(raw):
-        return {"payload": f"{length} bytes reach over the end of the page", "value": None}
+        return {"payload": f"the value, {counted(length, 'byte')}, reaches over the end of the page", "value": None}
     if kind == fmt.INLINE:
-        return {"payload": f"{length} bytes", "value": raw[end : end + length]}
+        return {"payload": counted(length, "byte"), "value": raw[end : end + length]}
     if kind == fmt.OVERFLOW and length == fmt.REFERENCE_SIZE:
         return _reference(raw, end)
-    return {"payload": f"kind {kind}, {length} bytes: there is no such kind", "value": None}
+    return {"payload": f"kind {kind}, {counted(length, 'byte')}: there is no such kind", "value": None}
 
 
 def _reference(raw: bytes, at: int) -> dict[str, Any]:
@@ -213,7 +211,7 @@ def _tree_text(tree: dict[str, Any]) -> str:
     root = tree["root"]
     if not tree["depth"]:
         return "empty"
-    return f"root {root['number']}, born in {root['birth']}, depth {tree['depth']}, {root['count']:,} entries"
+    return f"root {root['number']}, born in {root['birth']}, depth {tree['depth']}, {counted(root['count'], 'entry')}"
 
 
 def _brief(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cowdb import format as fmt
 from cowdb.cli.data import given
 from cowdb.cli.opening import add_path, add_timeout, add_tree, looking, tree_of
-from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError, size_text
+from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError, are, counted, size_text
 from cowdb.cli.stat import state_of
 from cowdb.errors import CorruptionError
 from cowdb.lookup import cell, separators
@@ -136,8 +136,9 @@ def _draw(facts: dict[str, Any], out: Output) -> None:
         lead = "  " * (depth + 1)
         name = "root, " if not depth else ""
         out.line(
-            f"{lead}page {step['page']}: {name}{step['kind']} at level {step['level']}, {step['cells']} cells, "
-            f"{step['entries']:,} entries, born in {step['birth']}, checksum {step['checksum']} verified",
+            f"{lead}page {step['page']}: {name}{step['kind']} at level {step['level']}, "
+            f"{counted(step['cells'], 'cell')}, {counted(step['entries'], 'entry')}, born in {step['birth']}, "
+            f"checksum {step['checksum']} verified",
             "cyan",
         )
         if step["kind"] == "branch":
@@ -152,7 +153,7 @@ def _draw(facts: dict[str, Any], out: Output) -> None:
         out.line(f"  {facts['damage']}", "bold red")
     elif facts["found"]:
         run = facts["overflow"]
-        more = f", in {run['pages']} overflow pages from page {run['page']} on" if run else ", in the leaf"
+        more = f", in {counted(run['pages'], 'overflow page')} from page {run['page']} on" if run else ", in the leaf"
         out.line(f"  found: entry {facts['rank']:,}, a value of {size_text(facts['value_size'])}{more}", "green")
     else:
-        out.line(f"  not found: {facts['rank']:,} keys are less", "yellow")
+        out.line(f"  not found: {counted(facts['rank'], 'key')} {are(facts['rank'])} less", "yellow")

@@ -12,7 +12,7 @@ from cowdb.cli.measure import tree_label
 from cowdb.cli.newfile import new_database, refuse_existing
 from cowdb.cli.opening import add_path, add_timeout, looking, natural, open_file
 from cowdb.cli.orphans import guess_page_size
-from cowdb.cli.output import FINDINGS, FINE, NOT_A_DATABASE, Column, CommandError, size_text
+from cowdb.cli.output import FINDINGS, FINE, NOT_A_DATABASE, Column, CommandError, are, counted, size_text
 from cowdb.cli.salvage import Gap, Salvage
 from cowdb.inspection import State
 from cowdb.meta import Meta
@@ -207,16 +207,17 @@ def _show(facts: dict[str, Any], out: Output) -> None:
         out.line("... and more; --format json has the full account")
     out.line()
     size = size_text(facts["new_size"])
-    saved = f"{facts['saved']:,} entries saved in {facts['new']} ({size})"
+    saved = f"{counted(facts['saved'], 'entry')} saved in {facts['new']} ({size})"
     if facts["lost"]:
         out.line(f"{saved}, {facts['lost']:,} lost.", "bold yellow")
     elif facts["lost_is_known"]:
-        out.line(f"All {saved}; nothing is lost.", "bold green")
+        out.line(f"{saved}; nothing is lost.", "bold green")
     else:
         out.line(f"{saved}; nobody can tell how many there were.", "bold yellow")
     if facts["without_their_tree"]:
+        count = facts["without_their_tree"]
         out.line(
-            f"{facts['without_their_tree']:,} of them are in trees called recovered-N: what led to them is lost. "
+            f"{count:,} of them {are(count)} in trees called recovered-N: what led to them is lost. "
             "cowdb help recover says how such a tree gets its place again."
         )
     for remark in facts["remarks"]:

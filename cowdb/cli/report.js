@@ -5,7 +5,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const count = (n) => n.toLocaleString("en");
 const share = (part, all) => (all ? (100 * part / all).toFixed(part && part < all / 1000 ? 2 : 1) : "0.0") + " %";
-const plural = (n, word) => count(n) + " " + word + (n === 1 ? "" : word.endsWith("ch") ? "es" : "s");
+const plural = (n, one, more) => count(n) + " " + (n === 1 ? one : more || one + "s");
 
 function size(bytes) {
   if (bytes < 1024) return bytes + " B";

@@ -22,7 +22,7 @@ import cowdb
 from cowdb import format as fmt
 from cowdb.cli.info import gather as glance
 from cowdb.cli.measure import fill, sizes, tree_label
-from cowdb.cli.output import counted, shown_text, size_text, time_text
+from cowdb.cli.output import are, counted, shown_text, size_text, time_text
 from cowdb.cli.reportholders import NOBODY
 from cowdb.cli.reporttree import Nodes
 from cowdb.cli.walks import Census
@@ -141,8 +141,7 @@ class Survey(Census):
         self.problems[:0] = [problem for problem in (look.problem, broken) if problem]
         count = self._kind.count(0)
         if count:
-            are = "is" if count == 1 else "are"
-            problem = f"{counted(count, 'page')} {are} unreachable: neither in use nor free (I5)"
+            problem = f"{counted(count, 'page')} {are(count)} unreachable: neither in use nor free (I5)"
             if self.damage:
                 problem += "; damaged pages may lead to them, and cowdb recover may find their entries again"
             self.problems.append(problem)
@@ -171,7 +170,7 @@ class _Words:
     def tree(self, tree: Tree, index: int) -> str:
         """The name of a tree, which is a key of the catalog."""
         if self.redacted and tree.name is not None and not tree.system:
-            return f"tree {index} <{len(tree.name.encode(errors='surrogateescape'))} bytes>"
+            return f"tree {index} <{counted(len(tree.name.encode(errors='surrogateescape')), 'byte')}>"
         return shown_text(tree_label(tree.name))
 
     def reason(self, text: str) -> str:
@@ -222,7 +221,9 @@ def _trees(survey: Survey, nodes: Nodes, words: _Words) -> list[dict[str, Any]]:
     others = [tree for index, tree in enumerate(survey.trees) if survey.place[index] == len(apart)]
     if others:
         own = {"entries": sum(map(len, others)), "depth": None, "root": None}
-        facts.append({"name": f"{len(others):,} smaller trees", "system": False, **own, **survey.weights[-1].facts()})
+        facts.append(
+            {"name": counted(len(others), "smaller tree"), "system": False, **own, **survey.weights[-1].facts()}
+        )
     return facts
 
 
@@ -238,9 +239,9 @@ def _head(path: str, look: Look, survey: Survey, words: _Words) -> list[tuple[st
         ("Size", size_text(facts["file_size"]) + (f", {size_text(on_disk)} on disk" if on_disk is not None else "")),
         ("Transaction", f"{facts['transaction']:,}, of {time_text(facts['commit_time'])}"),
         ("On disk for certain", f"transaction {facts['durable_transaction']:,}"),
-        ("Trees", f"(main) with {facts['entries']:,} entries, and {facts['named_trees']:,} named"),
+        ("Trees", f"(main) with {counted(facts['entries'], 'entry')}, and {facts['named_trees']:,} named"),
         ("Pages", f"{survey.pages:,} of {size:,} bytes"),
-        ("Free", f"{free:,} pages, {size_text(free * size)}; {held:,} held back"),
+        ("Free", f"{counted(free, 'page')}, {size_text(free * size)}; {held:,} held back"),
         ("Format", f"version {facts['format_version']}, keys up to {facts['max_key_size']:,} bytes"),
         ("Database id", facts["database_id"]),
     ]

@@ -62,20 +62,20 @@ function drawHistograms() {
   const start = Math.floor(least / wide) * wide;
   const keyBins = range(0, Math.floor((longest - start) / wide) + 1).map((bin) => {
     const low = start + bin * wide;
-    return { label: String(low), tip: wide === 1 ? low + " bytes" : low + " to " + (low + wide - 1) + " bytes", parts: [0] };
+    return { label: String(low), tip: wide === 1 ? plural(low, "byte") : low + " to " + (low + wide - 1) + " bytes", parts: [0] };
   });
   for (const [length, n] of keys) keyBins[Math.floor((length - start) / wide)].parts[0] += n;
   const values = added(some.map((tree) => tree.values));
   const first = values.length ? values[0][0] : 0, last = values.length ? values.at(-1)[0] : 0;
   const brief = (bits) => { const n = bits ? 2 ** (bits - 1) : 0; return n >= 2 ** 30 ? n / 2 ** 30 + "G" : n >= 2 ** 20 ? n / 2 ** 20 + "M" : n >= 1024 ? n / 1024 + "K" : String(n); };
   const valueBins = range(first, values.length ? last - first + 1 : 0).map((bits) => ({
-    label: brief(bits), tip: bits < 2 ? bits + (bits ? " byte" : " bytes") : count(2 ** (bits - 1)) + " to " + count(2 ** bits - 1) + " bytes", parts: [0],
+    label: brief(bits), tip: bits < 2 ? plural(bits, "byte") : count(2 ** (bits - 1)) + " to " + count(2 ** bits - 1) + " bytes", parts: [0],
   }));
   for (const [bits, n] of values) valueBins[bits - first].parts[0] = n;
   const valueBytes = some.reduce((sum, tree) => sum + tree.value_bytes, 0);
   const longestValue = some.reduce((most, tree) => Math.max(most, tree.longest_value), 0);
   const mean = (bytes) => (entries ? ", on average " + (bytes / entries).toFixed(1) + " bytes" : "");
-  const fillFigure = histogram("How full the pages are", plural(leaves, "leaf").replace("leafs", "leaves") + " and " + plural(branches, "branch") + "; full at the right", fillBins, [colors.kinds[LEAF], colors.kinds[BRANCH]], 4, "100 %");
+  const fillFigure = histogram("How full the pages are", plural(leaves, "leaf", "leaves") + " and " + plural(branches, "branch", "branches") + "; full at the right", fillBins, [colors.kinds[LEAF], colors.kinds[BRANCH]], 4, "100 %");
   fillFigure.append(make("div", { class: "legend" }, make("span", { class: "chip", color: colors.kinds[LEAF] }), make("span", { text: "leaves" }), make("span", { class: "chip", color: colors.kinds[BRANCH] }), make("span", { text: "branches" })));
   byId("histograms").replaceChildren(
     fillFigure,
@@ -93,8 +93,8 @@ byId("weigh").addEventListener("change", drawHistograms);
 function drawFree() {
   const all = data.holders.reduce((sum, holder) => sum + holder.pages, 0);
   byId("free-note").textContent = all
-    ? plural(all, "page") + " (" + size(all * data.page_size) + ") are free, " + share(all, data.pages) + " of the file. A free page can be used again when no live snapshot can see what it held; " +
-      "where several can, it is counted for the oldest. " + count(data.free.carried) + " pages stand in the carry list of the meta page, the others in the free tree; the longest run has " + plural(data.free.longest, "page") + "."
+    ? plural(all, "page") + " (" + size(all * data.page_size) + ") " + (all === 1 ? "is" : "are") + " free, " + share(all, data.pages) + " of the file. A free page can be used again when no live snapshot can see what it held; " +
+      "where several can, it is counted for the oldest. " + plural(data.free.carried, "page") + (data.free.carried === 1 ? " stands" : " stand") + " in the carry list of the meta page, the others in the free tree; the longest run has " + plural(data.free.longest, "page") + "."
     : "No page of this file is free.";
   const paints = data.holders.map((_, i) => (i ? colors.trees[(i - 1) % colors.trees.length] : colors.held));
   const bar = byId("free-bar");

@@ -16,7 +16,7 @@ byId("tree-note").textContent = "Widths are entries, colours are fill. Choose a 
 
 data.trees.forEach((tree, index) => {
   if (tree.depth === null) return;
-  byId("tree").append(make("option", { value: index, text: tree.name + " (" + plural(tree.entries, "entry").replace("entrys", "entries") + ")" }));
+  byId("tree").append(make("option", { value: index, text: tree.name + " (" + plural(tree.entries, "entry", "entries") + ")" }));
 });
 byId("tree").addEventListener("change", (event) => {
   const root = data.trees[Number(event.target.value)].root;
@@ -52,9 +52,9 @@ const colorOf = (list) => {
 const nodeKind = (node) => (nodes.level[node] ? "branch at level " + nodes.level[node] : "leaf");
 const fillText = (node) => (nodes.fill[node] < 0 ? "" : (nodes.fill[node] / 10).toFixed(1) + " %");
 function labelOf(list) {
-  if (list.length > 1) return list.length + " pages, " + count(entriesOf(list)) + " entries, from " + startOf(list[0]);
+  if (list.length > 1) return list.length + " pages, " + plural(entriesOf(list), "entry", "entries") + ", from " + startOf(list[0]);
   const node = list[0];
-  return "page " + count(nodes.page[node]) + ", " + nodeKind(node) + ", " + count(nodes.entries[node]) + " entries, from " + startOf(node) +
+  return "page " + count(nodes.page[node]) + ", " + nodeKind(node) + ", " + plural(nodes.entries[node], "entry", "entries") + ", from " + startOf(node) +
     (nodes.damaged[node] ? ", DAMAGED" : ", " + fillText(node) + " full");
 }
 const startOf = (node) => (nodes.from[node] === null ? "the beginning" : nodes.from[node]);
@@ -171,6 +171,6 @@ function drawChildren(kids, lines) {
     box.append(make("p", {}, make("button", { type: "button", text: "Show more of the " + count(kids.length) + " children", click: () => drawChildren(kids, lines * 4) })));
   }
   if (nodes.children[node] < nodes.cells[node]) {
-    box.append(make("p", { class: "note", text: count(nodes.cells[node] - nodes.children[node]) + " more children are not in this report; cowdb tree shows them." }));
+    box.append(make("p", { class: "note", text: plural(nodes.cells[node] - nodes.children[node], "more child is", "more children are") + " not in this report; cowdb tree shows them." }));
   }
 }

@@ -16,7 +16,7 @@ from cowdb.check import check
 from cowdb.cli.freelist import rebuilt
 from cowdb.cli.newfile import new_storage, refuse_existing
 from cowdb.cli.opening import add_path, add_timeout, quiet
-from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError, size_text
+from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError, counted, size_text
 from cowdb.inspection import State
 
 if TYPE_CHECKING:
@@ -136,12 +136,13 @@ def _copy_bytes(source: Source, target: FileStorage, page_size: int, tick: Progr
 def _show(facts: dict[str, Any], out: Output) -> None:
     for finding in facts["findings"][:20]:
         out.line(finding, "red")
-    text = f"{facts['new']}: transaction {facts['transaction']}, {facts['entries']:,} entries in the main tree"
+    text = f"{facts['new']}: transaction {facts['transaction']}, {counted(facts['entries'], 'entry')} in the main tree"
     if facts["free_runs"] is not None:
-        text += f", {facts['free_runs']:,} runs in the carry list, {facts['free_tree_pages']:,} pages of free tree"
+        text += f", {counted(facts['free_runs'], 'run')} in the carry list"
+        text += f", {counted(facts['free_tree_pages'], 'page')} of free tree"
     out.line(f"{text}, {size_text(facts['size'])}")
     if facts["sound"]:
         out.line("The copy is sound.", "bold green")
     else:
-        number = len(facts["findings"])
-        out.line(f"The copy is NOT sound ({number} finding{'' if number == 1 else 's'}): do not use it.", "bold red")
+        number = counted(len(facts["findings"]), "finding")
+        out.line(f"The copy is NOT sound ({number}): do not use it.", "bold red")

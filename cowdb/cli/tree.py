@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cowdb.cli.measure import fill, tree_label
 from cowdb.cli.opening import add_path, add_timeout, add_tree, looking, natural, tree_of
-from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError
+from cowdb.cli.output import FINDINGS, FINE, USAGE, CommandError, counted
 from cowdb.cli.stat import state_of
 from cowdb.errors import CorruptionError
 from cowdb.lookup import child_bounds, references, separators
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if out.machine:
         out.document({"tree": tree_label(tree.name), "entries": len(tree), "depth": descriptor.depth, "root": root})
     else:
-        out.line(f"{tree_label(tree.name)}: {len(tree):,} entries, depth {descriptor.depth}", "bold")
+        out.line(f"{tree_label(tree.name)}: {counted(len(tree), 'entry')}, depth {descriptor.depth}", "bold")
         if root is None:
             out.line("  empty: there is no page")
         else:
@@ -121,8 +121,8 @@ def _draw(node: dict[str, Any], lead: str, below: str, out: Output) -> None:
         out.line(f"{lead}{text}, DAMAGED: {node['damage']}", "bold red")
         return
     if node["kind"] == "branch":
-        text += f", {node['cells']} children"
-    text += f", {node['entries']:,} entries, born in {node['birth']}, {100 * node['fill']:.0f} % full"
+        text += f", {counted(node['cells'], 'child')}"
+    text += f", {counted(node['entries'], 'entry')}, born in {node['birth']}, {100 * node['fill']:.0f} % full"
     if node["from"] is not None:
         text += f", from {out.data(node['from'], _KEY)}"
     out.line(lead + text)
