@@ -95,8 +95,7 @@ if (!THEMES.includes(theme)) theme = "auto";
 function dress() {
   const night = theme === "dark" || (theme === "auto" && dark.matches);
   document.documentElement.dataset.theme = night ? "dark" : "light";
-  byId("theme").textContent = { auto: "As the system", light: "Light", dark: "Dark" }[theme];
-  byId("theme").setAttribute("aria-label", "Light or dark: " + byId("theme").textContent);
+  byId("theme").textContent = "Theme: " + { auto: "as the system", light: "light", dark: "dark" }[theme];
   colors = night ? DARK : LIGHT;
 }
 
@@ -125,7 +124,7 @@ const over = (color) => {  // the colour of words on a colour
 document.title = data.name + " - cowdb report";
 byId("name").textContent = data.name;
 const wrong = data.damaged || data.problems.length;
-byId("verdict").textContent = data.damaged ? plural(data.damaged, "damaged page") : wrong ? "Problems found" : "No damage met";
+byId("verdict").textContent = data.damaged ? plural(data.damaged, "damaged page") : wrong ? "Problems found" : "Sound";
 byId("verdict").classList.toggle("bad", Boolean(wrong));
 for (const [label, text] of data.facts) {
   const torn = data.slots.some((reason, slot) => reason !== null && label === "Meta page " + slot);

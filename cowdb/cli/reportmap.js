@@ -272,8 +272,11 @@ canvas.addEventListener("keydown", (event) => {
 });
 byId("goto").max = data.pages - 1;
 byId("goto").addEventListener("change", (event) => {
-  const page = Number(event.target.value);
-  if (event.target.value !== "" && Number.isInteger(page)) choose(Math.floor(page / group));
+  const box = event.target, page = Number(box.value), last = data.pages - 1;
+  byId("goto-note").textContent = page > last ? "the last page is " + count(last) : "";
+  if (box.value === "" || !Number.isInteger(page)) return;
+  box.value = Math.min(Math.max(page, 0), last);
+  choose(Math.floor(Number(box.value) / group));
 });
 function resize(by) {
   step = SIZES[SIZES.indexOf(step) + by];
