@@ -159,7 +159,8 @@ class Core:
                 self.pager.close()
             finally:
                 if self.pager.closed:
-                    del cores[self.key]
+                    if cores.get(self.key) is self:  # else a signal's handler has opened the file again meanwhile
+                        del cores[self.key]
                     self.pager.gate.when_idle = None  # it led back here, and would keep the mapping
 
     def pin(self, snapshot: Snapshot) -> Any:

@@ -76,7 +76,10 @@ class _Owner:
 
     def pin(self) -> Callable[[], Any] | None:
         """What keeps the state alive that it was begun on; None if that is not published, and so nobody's snapshot."""
-        snapshot = self._held[0]
+        held = self._held
+        if not held:
+            raise ClosedError("this transaction has ended already")
+        snapshot = held[0]
         if snapshot.meta.transaction != self.draft.meta.transaction:
             return None
         return functools.partial(self._core.pin, snapshot)
@@ -427,16 +430,12 @@ class Database(Handle[Core, Transaction]):
             if not compact:
                 raise ValueError("a copy of pages keeps their size; give compact=True to choose another page_size")
         core = self._live()
-        gate = core.pager.gate
-        snapshot = gate.begin()
-        try:
-            target = absolute(path)
+        target = absolute(path)
+        with core.pager.gate.using() as snapshot:
             if compact:
                 copy_compact(snapshot, target, progress, page_size)
             else:
                 copy_whole(core.storage, snapshot, target, progress)
-        finally:
-            gate.end(snapshot)
 
     # ------------------------------------------------------------ ending
 

@@ -109,6 +109,7 @@ class Draft:
             if self.closed:
                 _ended()
             self._catalog = Writer(self.space, self.meta.catalog, self.changes)
+            self._catalog.inner = True
         return self._catalog
 
     @property
@@ -118,6 +119,7 @@ class Draft:
             if self.closed:
                 _ended()
             self._free = Writer(self.space, self.meta.free, self.changes)
+            self._free.inner = True
         return self._free
 
     def writers(self) -> list[Writer]:

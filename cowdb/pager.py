@@ -278,7 +278,7 @@ class Pager:
         assert free is not None
         base = draft.meta
         transaction = changes.birth
-        changes.stop_spilling()
+        changes.close()
 
         # 1. Finish the trees: descriptors into the catalog (blank until their roots are sealed).
         changed = [name for name, tree in draft.named.items() if tree.changed] if draft.named else ()
@@ -530,9 +530,9 @@ class Pager:
         """Write the dirty pages of `draft` early; its trees go on from the written pages."""
         main = draft.main  # kept: forgotten in the middle of this, it would end at once
         main.open_space()  # an early write that failed has ended the draft
-        draft.changes.torn = True
         try:
             draft.writing = True
+            draft.changes.torn = True
             self._write_early(draft)
         except BaseException:
             draft.writing = False
@@ -634,12 +634,9 @@ class Pager:
 
     def stats(self) -> Stats:
         """The counters now. O(named trees)."""
-        snapshot = self.gate.begin()
-        try:
+        with self.gate.using() as snapshot:
             meta = snapshot.meta
             trees = [meta.main, meta.catalog, meta.free, *descriptors(Reader(snapshot.space, meta.catalog))]
-        finally:
-            self.gate.end(snapshot)
         used = sum(tree.branch_pages + tree.leaf_pages + tree.overflow_pages for tree in trees)
         live = self.live()
         durable = self.words.durable

@@ -104,8 +104,11 @@ class Gate:
                 return self._snapshot(meta, self._mapper(meta, before.space if before is not None else None), word)
         raise CorruptionError(-1, "the lock file holds no published state; close the database in every process")
 
-    def begin(self) -> Snapshot:
-        """Use the newest snapshot. O(1), no system call. `ClosedError` if the gate is shut."""
+    def begin(self, held: list[Snapshot] | None = None) -> Snapshot:
+        """Use the newest snapshot. O(1), no system call. `ClosedError` if the gate is shut.
+
+        It is put into `held`, if that is given, before this returns.
+        """
         sharing = self._sharing
         counted = None
         try:
@@ -119,6 +122,8 @@ class Gate:
                         if snapshot.users:
                             snapshot.users += 1
                             counted = snapshot
+                            if held is not None:
+                                held.append(snapshot)
                             return snapshot
                         # First say what we are going to use, then look whether it is still the newest: the writer
                         # does it the other way round, so one of the two sees the other (I2).
@@ -128,6 +133,8 @@ class Gate:
                                 self._used.add(snapshot)
                                 snapshot.users = 1
                                 counted = snapshot
+                                if held is not None:
+                                    held.append(snapshot)
                                 return snapshot
                         finally:
                             if not snapshot.users:
@@ -137,18 +144,13 @@ class Gate:
                 if self._left:
                     self._settle()
         except BaseException:
-            if counted is not None:
+            if counted is not None and not held:
                 self.leave(counted)  # interrupted on the way out
             raise
 
     def hold(self, held: list[Snapshot]) -> None:
-        """Begin, and put the snapshot into `held`: in one step, for whoever interrupts."""
-        snapshot = self.begin()
-        try:
-            held.append(snapshot)
-        except MemoryError:
-            self.leave(snapshot)
-            raise
+        """Begin, and put the snapshot into `held`, which is empty: in one step, for whoever interrupts."""
+        self.begin(held)
 
     def drop(self, held: list[Snapshot]) -> None:
         """Stop using what is in `held`, which is empty then. Waits for no lock, so a finalizer may call it."""
@@ -158,6 +160,16 @@ class Gate:
             pass  # that was all
         if self._left or self.when_idle is not None:
             self._settle()
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[Snapshot]:
+        """Use the newest snapshot for a block, whoever interrupts."""
+        held: list[Snapshot] = []
+        try:
+            self.hold(held)
+            yield held[0]
+        finally:
+            self.drop(held)
 
     def _refuse_if_shut(self) -> None:
         if self._shut:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from cowdb import format as fmt
 from cowdb.catalog import find_tree, name_key, names_in
-from cowdb.errors import KeyNotFoundError
+from cowdb.errors import Error, KeyNotFoundError
 from cowdb.kernel import Reader, Reading, Writing
 from cowdb.space import FORKED, refuse
 from cowdb.views import Tree, WriteTree
+from cowdb.writing import BEING_WRITTEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +128,7 @@ class WriteTransaction(Writing, WriteTree):
     def tree(self, name: str, *, create: bool = False) -> WriteTree:
         """The tree called `name`; made if there is none and `create` is true, else `KeyNotFoundError`. O(log trees)."""
         self.open_space()
+        self._refuse_if_being_written()
         draft = self._draft
         key = name_key(name, self.key_limit)
         writer = draft.named.get(name)
@@ -138,6 +140,7 @@ class WriteTransaction(Writing, WriteTree):
                 descriptor = fmt.EMPTY_TREE
                 draft.catalog.put(key, descriptor.pack())
             pin = self.pinning()
+            self.open_space()  # it may have ended meanwhile, out of a signal's handler
             writer = draft.named[name] = WriteTree(draft.space, descriptor, draft.changes)
             writer._pin = pin  # noqa: SLF001 - they are one
         assert isinstance(writer, WriteTree)
@@ -172,6 +175,10 @@ class WriteTransaction(Writing, WriteTree):
         draft.catalog.delete(old_key)
         draft.named[new] = draft.named.pop(old)
         assert draft.named[new] is tree
+
+    def _refuse_if_being_written(self) -> None:
+        if self.being_written:
+            raise Error(BEING_WRITTEN)
 
     # ------------------------------------------------------------ ending
 

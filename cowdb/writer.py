@@ -44,6 +44,10 @@ _OVERFLOW_INFO: Final = fmt.OVERFLOW << fmt.LENGTH_BITS | fmt.REFERENCE_SIZE
 _HEADER: Final = fmt.PAGE_HEADER.struct
 
 INTERRUPTED: Final = "a change was interrupted in the middle, so this transaction can only be aborted"
+BUSY: Final = (
+    "this transaction is in the middle of a change or of its commit, further up in this thread or in another; "
+    "let that come to its end first"
+)
 
 
 class Changes:
@@ -53,9 +57,11 @@ class Changes:
     own state no longer uses.  `dirty` counts bytes of dirty pages and values
     in memory; beyond `budget`, `spill` is called.  `torn` is set while a
     change is half made, so that one which was interrupted is never committed.
+    `busy` is set during a change and during the commit, so that no signal's
+    handler, and no other thread, changes anything meanwhile.
     """
 
-    __slots__ = ("birth", "budget", "copied", "dirty", "freed", "inserted", "operations", "spill", "torn")
+    __slots__ = ("birth", "budget", "busy", "copied", "dirty", "freed", "inserted", "operations", "spill", "torn")
 
     def __init__(self, birth: int, budget: int, spill: Callable[[], None]) -> None:
         self.birth = birth
@@ -67,10 +73,12 @@ class Changes:
         self.operations = 0
         self.inserted = False
         self.torn = False
+        self.busy = False
 
-    def stop_spilling(self) -> None:
-        """From now on nothing is written early: the commit has begun to give out numbers."""
+    def close(self) -> None:
+        """The commit begins to give out numbers: nothing is written early any more, and only it changes anything."""
         self.budget = sys.maxsize
+        self.busy = True
 
 
 class Writer(Reader):
@@ -78,12 +86,13 @@ class Writer(Reader):
 
     __slots__ = (
         "_greatest", "_order", "_sealed", "_slack", "_tail", "branch_pages", "changes", "inline_limit",
-        "key_limit", "large", "leaf_pages", "overflow_pages", "page_size", "pending", "version",
+        "inner", "key_limit", "large", "leaf_pages", "overflow_pages", "page_size", "pending", "version",
     )  # fmt: skip
 
     def __init__(self, space: Space, descriptor: fmt.Descriptor, changes: Changes) -> None:
         super().__init__(space, descriptor)
         self.changes = changes
+        self.inner = False  # the catalog and the free tree, which the commit itself changes
         self._sealed = descriptor
         self._order: list[tuple[Page, list[tuple[int, Page]]]] = []  # what dirty_pages found, for the seal
         self.branch_pages = descriptor.branch_pages
@@ -188,22 +197,35 @@ class Writer(Reader):
         if len(key) > self.key_limit:
             raise KeySizeError(len(key), self.key_limit)
         changes = self.changes
-        if changes.torn:
-            raise Error(INTERRUPTED)
-        if changes.dirty > changes.budget:
-            changes.spill()
-        tail = self._tail
-        if tail is not None and key > self._greatest:
-            self._insert_last(tail, key, value)
+        busy = changes.busy
+        if changes.torn or busy:
+            self._refuse_unless_inner()
+        try:
+            changes.busy = True
+            if changes.dirty > changes.budget:
+                changes.spill()
+            tail = self._tail
+            if tail is not None and key > self._greatest:
+                self._insert_last(tail, key, value)
+                return True
+            if append:
+                last = self.edge(last=True)
+                if last is not None and key <= last[0]:
+                    raise ValueError(f"append: {key!r} is not greater than the last key {last[0]!r}")
+            if not overwrite and self.find(key) is not None:
+                return False
+            self._put(key, value)
             return True
-        if append:
-            last = self.edge(last=True)
-            if last is not None and key <= last[0]:
-                raise ValueError(f"append: {key!r} is not greater than the last key {last[0]!r}")
-        if not overwrite and self.find(key) is not None:
-            return False
-        self._put(key, value)
-        return True
+        finally:
+            changes.busy = busy
+
+    def _refuse_unless_inner(self) -> None:
+        """Something is half made: see `Changes`. `ClosedError` if it has come to its end."""
+        self.open_space()
+        if self.changes.torn:
+            raise Error(INTERRUPTED)
+        if not self.inner:
+            raise Error(BUSY)
 
     def _put(self, key: bytes, value: bytes) -> None:
         changes = self.changes
@@ -394,10 +416,19 @@ class Writer(Reader):
             key = as_key(key)
         assert isinstance(key, bytes)
         changes = self.changes
-        if changes.torn:
-            raise Error(INTERRUPTED)
+        busy = changes.busy
+        if changes.torn or busy:
+            self._refuse_unless_inner()
+        try:
+            changes.busy = True
+            return self._delete(key)
+        finally:
+            changes.busy = busy
+
+    def _delete(self, key: bytes) -> bool:
         if self.find(key) is None:
             return False
+        changes = self.changes
         if changes.dirty > changes.budget:
             changes.spill()
         path, leaf = self._own_path(key)
@@ -455,6 +486,8 @@ class Writer(Reader):
     def _current(self, path: list[tuple[Page, int]]) -> Page:
         """The dirty page where `path` leads now."""
         if not path:
+            if self.page is None:
+                self.open_space()  # it has ended meanwhile, out of a signal's handler
             assert self.page is not None
             return self.page
         parent, index = path[-1]
@@ -533,8 +566,17 @@ class Writer(Reader):
         if start is not None and stop is not None and start >= stop:
             return 0
         self.open_space()
-        if self.changes.torn:
-            raise Error(INTERRUPTED)
+        changes = self.changes
+        busy = changes.busy
+        if changes.torn or busy:
+            self._refuse_unless_inner()
+        try:
+            changes.busy = True
+            return self._delete_range(start, stop)
+        finally:
+            changes.busy = busy
+
+    def _delete_range(self, start: bytes | None, stop: bytes | None) -> int:
         before = len(self)
         root = self._own_root()
         if root is None:

@@ -19,6 +19,7 @@ class Changes:
     operations = cython.declare(cython.longlong, visibility="public")
     inserted = cython.declare(cython.bint, visibility="public")
     torn = cython.declare(cython.bint, visibility="public")
+    busy = cython.declare(cython.bint, visibility="public")
 
     def __init__(self, birth: u64, budget: cython.longlong, spill):
         self.birth = birth
@@ -26,6 +27,7 @@ class Changes:
         self.spill = spill
         self.freed = []
 
-    def stop_spilling(self) -> None:
-        """From now on nothing is written early: the commit has begun to give out numbers."""
+    def close(self) -> None:
+        """The commit begins to give out numbers: nothing is written early any more, and only it changes anything."""
         self.budget = cython.cast(cython.longlong, 1) << 62
+        self.busy = True

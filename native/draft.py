@@ -98,6 +98,7 @@ class Draft:
         """The catalog's writer, made when it is first asked for."""
         if self._catalog is None:
             self._catalog = self.writer(self.meta.catalog)
+            self._catalog.inner = True
         return self._catalog
 
     @property
@@ -105,6 +106,7 @@ class Draft:
         """The free tree's writer, made when it is first asked for."""
         if self._free is None:
             self._free = self.writer(self.meta.free)
+            self._free.inner = True
         return self._free
 
     def writers(self) -> list:

@@ -26,8 +26,7 @@ class Writer(Editor):
             return 0
         self.opened()
         changes: Changes = self.changes
-        if changes.torn:
-            raise Error(INTERRUPTED)
+        self.refuse_if_busy()
         before: cython.longlong = len(self)
         root: Page = self.own_root()
         if root is None:

@@ -11,12 +11,12 @@ gets a list of pairs instead, which holds them.
 from __future__ import annotations
 
 from native.cells import *
+from cowdb.writer import BUSY, INTERRUPTED
 from native.changes import *
 from native.memory import *
 from native.page import *
 from native.tree import *
 
-INTERRUPTED = "a change was interrupted in the middle, so this transaction can only be aborted"
 BLANK = bytes(22)
 REFERENCE_OF = cython.declare(object, fmt.Reference)
 DESCRIPTOR_OF = cython.declare(object, fmt.Descriptor)
@@ -27,6 +27,7 @@ class Editor(Reader):
     """A tree that entries are put into and deleted from; `Writer` adds what takes whole ranges, and the seal."""
 
     changes = cython.declare(Changes, visibility="readonly")
+    inner = cython.declare(cython.bint, visibility="public")  # the catalog or the free tree
     branch_pages = cython.declare(cython.longlong, visibility="public")
     leaf_pages = cython.declare(cython.longlong, visibility="public")
     overflow_pages = cython.declare(cython.longlong, visibility="public")
@@ -170,13 +171,26 @@ class Editor(Reader):
     @cython.cfunc
     @cython.inline
     @cython.exceptval(-1, check=False)
+    def refuse_if_busy(self) -> cython.int:
+        """Refuse if something is half made: see `cowdb.writer.Changes`."""
+        changes: Changes = self.changes
+        if changes.torn or changes.busy:
+            self.opened()
+            if changes.torn:
+                raise Error(INTERRUPTED)
+            if not self.inner:
+                raise Error(BUSY)
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1, check=False)
     def ready(self) -> cython.int:
         """Refuse if the transaction is torn or over; write early if it has grown beyond its budget."""
         changes: Changes = self.changes
         if changes is None:
             self.gone()
-        if changes.torn:
-            raise Error(INTERRUPTED)
+        self.refuse_if_busy()
         if changes.dirty > changes.budget:
             changes.spill()
         if self._space is None:
@@ -246,6 +260,7 @@ class Editor(Reader):
         else:
             way: Way
             leaf: Page = self.own_way(key, cython.address(way))
+            _root: Page = self._page  # the way is borrowed from it, and a signal's handler may end the transaction
             at: Bytes = bytes_at(key)
             length: cython.Py_ssize_t = PyBytes_GET_SIZE(key)
             view: View
@@ -523,12 +538,12 @@ class Editor(Reader):
         changes: Changes = self.changes
         if changes is None:
             self.gone()
-        if changes.torn:
-            raise Error(INTERRUPTED)
+        self.refuse_if_busy()
         way: Way
         view: View
         page: Page
         step: cython.int
+        _root: Page = self._page  # the way is borrowed from it, and a signal's handler may end the transaction
         at: Bytes = bytes_at(key)
         length: cython.Py_ssize_t = PyBytes_GET_SIZE(key)
         leaf: Page = None
@@ -540,6 +555,7 @@ class Editor(Reader):
                 return 0
             self.ready()
             leaf = self.own_way(key, cython.address(way))
+            _root = self._page
         leaf.show(cython.address(view))
         index: cython.int = boundary(cython.address(view), at, length, 0, 2, 0)
         if index < 0:
@@ -606,6 +622,8 @@ class Editor(Reader):
     def current(self, path: list) -> Page:
         """The dirty page where `path` leads now."""
         if not path:
+            if self._page is None:
+                self.opened()  # it has ended meanwhile, out of a signal's handler
             assert self._page is not None
             return self._page
         parent: Page

@@ -506,3 +506,27 @@ def test_a_write_transaction_that_has_ended_keeps_no_mapping(database, durabilit
     assert writing.closed
     with open("/proc/self/maps") as maps:
         assert path not in maps.read()
+
+
+def test_a_file_that_is_opened_again_while_its_last_handle_is_closed_has_one_core(tmp_path):
+    """The story: out of a signal's handler; the one that was closed took the new one out of the registry."""
+    path = tmp_path / "db"
+    db = cowdb.open(path)
+    db[b"k"] = b"v"
+    pager = db._core.pager
+    again = []
+
+    def quiesce(below=pager.quiesce):
+        if not again:
+            again.append(None)
+            again[0] = cowdb.open(path)
+        below()
+
+    pager.quiesce = quiesce
+    db.close()
+    third = cowdb.open(path)
+    assert third._core is again[0]._core
+    assert third[b"k"] == again[0][b"k"] == b"v"
+    third.close()
+    again[0].close()
+    assert not core_module.cores

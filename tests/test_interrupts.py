@@ -427,3 +427,35 @@ def test_a_finalizer_that_is_broken_off_as_it_begins_keeps_no_turn(path, monkeyp
         db.close()
         db = opened(path)
     goes_on(db, path, then)
+
+
+@pytest.mark.skipif(kernel.FORM == "compiled", reason="there it is one step")
+@pytest.mark.parametrize("act", ["stats", "info", "copy", "read", "write"])
+def test_an_interrupt_just_when_a_snapshot_is_had_leaves_it_to_nobody(path, tmp_path, act):
+    """The story: `stats` and `copy` had it before it had a name, so it stayed pinned, and the file stayed open."""
+    db = cowdb.open(path, page_size=4096)
+    db[b"0"] = b"0"
+    gate = db._core.pager.gate
+    real = gate.begin
+    struck_at = []
+
+    def begin(held=None):
+        found = real(held)
+        if held is not None:
+            struck_at.append(found)
+            raise KeyboardInterrupt
+        return found
+
+    gate.begin = begin
+    acts = {"stats": db.stats, "info": db.info, "copy": lambda: db.copy(tmp_path / "copy"), "write": db.write}
+    if act == "read":
+        with db.read() as snapshot:
+            assert snapshot[b"0"] == b"0"
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            acts[act]()
+        assert len(struck_at) == 1
+    del gate.begin
+    assert db.readers() == []
+    db.close()
+    assert not core_module.cores

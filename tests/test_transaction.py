@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import warnings
@@ -9,6 +10,7 @@ import warnings
 import pytest
 
 import cowdb
+from cowdb import format as fmt
 from cowdb import kernel
 from cowdb.catalog import find_tree
 
@@ -540,3 +542,94 @@ def test_a_write_that_failed_leaves_a_transaction_that_can_be_aborted(tmp_path, 
         db[b"after"] = b"2"
         assert len(db) == 2
         assert db.check() == []
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("act", ["put", "delete", "range", "clear", "tree", "new tree", "drop", "rename", "named"])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_signals_handler_changes_no_transaction_whose_pages_are_being_written(tmp_path, act, early):
+    """The story: what was put in the middle of the commit got neither number nor checksum, and was committed so."""
+    with cowdb.open(tmp_path / "db", page_size=4096) as db:
+        with db.write() as txn:
+            txn.update((b"%04d" % number, b"v" * 60) for number in range(500))
+            txn.tree("named", create=True).update((b"%04d" % number, b"v" * 60) for number in range(500))
+        transaction = db.write()
+        named = transaction.tree("named")
+        named[b"0000"] = b"changed"
+        refused = []
+        acts = {
+            "put": lambda: transaction.put(b"0250", b"handler"),
+            "delete": lambda: transaction.delete(b"0250"),
+            "range": lambda: transaction.delete_range(b"0100", b"0300"),
+            "clear": transaction.clear,
+            "tree": lambda: transaction.tree("named"),
+            "new tree": lambda: transaction.tree("new", create=True),
+            "drop": lambda: transaction.drop("named"),
+            "rename": lambda: transaction.rename("named", "other"),
+            "named": lambda: named.put(b"0250", b"handler"),
+        }
+
+        def handler():
+            with pytest.raises(cowdb.Error) as caught:
+                acts[act]()
+            refused.append(str(caught.value))
+
+        of_a_signal(db, handler)
+        if early:
+            transaction.changes.budget = 20_000
+        for number in range(0, 500, 2):
+            transaction[b"%04d" % number] = b"w" * 60
+        transaction.commit()
+        assert len(refused) == 1
+        assert "further up" in refused[0] or "interrupted" in refused[0]
+        assert db.check() == []
+        with db.read() as snapshot:
+            assert len(dict(snapshot.items())) == len(snapshot) == 500
+            assert snapshot.trees() == ["named"]
+            assert snapshot[b"0250"] == b"w" * 60
+        db[b"next"] = b"n"
+        assert db.check() == []
+
+
+@pytest.mark.parametrize("act", ["put", "delete", "range", "abort"])
+@pytest.mark.parametrize("change", ["put a large value", "replace a large value", "delete a large value"])
+def test_a_signals_handler_in_the_middle_of_a_change(database, monkeypatch, change, act):
+    """The story: the compiled form went on in pages that an abort of the handler's had given back."""
+    db = database(page_size=4096)
+    with db.write() as txn:
+        txn.update((b"%04d" % number, b"v" * 60) for number in range(300))
+    transaction = db.write()
+    transaction[b"0150"] = b"L" * 20_000
+    outcome = []
+    acts = {
+        "put": lambda: transaction.put(b"0151", b"handler"),
+        "delete": lambda: transaction.delete(b"0151"),
+        "range": lambda: transaction.delete_range(b"0100", b"0200"),
+        "abort": transaction.abort,
+    }
+
+    def overflow_pages(length, page_size, below=fmt.overflow_pages):
+        if not outcome:
+            outcome.append(None)
+            try:
+                acts[act]()
+            except cowdb.Error as error:
+                outcome[0] = error
+        return below(length, page_size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cowdb.format.overflow_pages", overflow_pages)
+        with contextlib.suppress(cowdb.ClosedError) if act == "abort" else contextlib.nullcontext():
+            if change == "delete a large value":
+                transaction.delete(b"0150")
+            else:
+                transaction[b"0150" if change.startswith("replace") else b"0155x"] = b"M" * 30_000
+    assert len(outcome) == 1, "it was in the middle"
+    if act == "abort":
+        assert transaction.closed
+        assert len(db) == 300
+    else:
+        assert outcome[0] is not None, "it was refused"
+        transaction.commit()
+        assert len(db) == (299 if change.startswith("delete") else 300 + change.startswith("put"))
+    assert db.check() == []
