@@ -21,7 +21,7 @@ from cowdb import meta as metas
 from cowdb.check import MAX_FINDINGS, check
 from cowdb.cli import freelist
 from cowdb.cli.newfile import appearing
-from cowdb.cli.output import CommandError
+from cowdb.cli.output import NOT_A_DATABASE, USAGE, CommandError
 from cowdb.inspection import State, slots
 from cowdb.pagemap import PageMap
 
@@ -378,6 +378,49 @@ def test_without_any_meta_page(made, copy, tmp_path):
     assert facts["remarks"]
     text = cow("recover", copy, tmp_path / "new2")
     assert "nobody can tell" in text.out
+
+
+def test_a_file_whose_first_pages_were_wiped_is_recovered(made, copy, tmp_path):
+    """The story: it did not begin like a database any more, so nobody looked whether there were pages in it."""
+    raw = bytearray(copy.read_bytes())
+    raw[: 2 * SIZE] = bytes(2 * SIZE)
+    copy.write_bytes(raw)
+    found, facts = saved(copy, tmp_path / "new.cowdb", code=1)
+    assert facts["problem"].endswith("it does not begin like one")
+    assert facts["saved"] >= sum(len(tree) for tree in contents(made[0]).values())
+    assert any(tree.items() >= contents(made[0])[None].items() for tree in found.values())
+    assert cow_json("page", copy, 5, "--page-size", SIZE)["page"] == 5
+    (tmp_path / "text").write_bytes(b"no database" * 5000)
+    for command in (
+        ["page", copy, 5], ["info", copy], ["check", copy], ["pages", copy],
+        ["recover", tmp_path / "text", tmp_path / "other"],
+    ):  # fmt: skip
+        refused = cow(*command)
+        assert refused.code == NOT_A_DATABASE
+        assert "does not begin like one" in refused.err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("command", ["info", "check", "pages", "recover", "compact"])
+def test_a_lock_file_is_told_from_its_database(copy, tmp_path, command):
+    with cowdb.open(copy) as db:
+        db[b"k"] = b"v"
+        new = [tmp_path / "new"] if command in {"recover", "compact"} else []
+        refused = cow(command, f"{copy}-lock", *new)
+        assert refused.code == NOT_A_DATABASE
+        assert "it is the lock file of one" in refused.err
+    assert sorted(os.listdir(tmp_path)) == ["b.cowdb", "b.cowdb-lock"]
+
+
+@pytest.mark.parametrize("size", [8192, 32768])
+def test_a_compact_copy_with_pages_of_another_size(made, tmp_path, size):
+    facts = cow_json("compact", made[0], tmp_path / "new.cowdb", "--page-size", size)
+    assert facts["entries"] == sum(len(tree) for tree in contents(made[0]).values())
+    assert contents(tmp_path / "new.cowdb") == contents(made[0])
+    assert cow_json("info", tmp_path / "new.cowdb")["page_size"] == size
+    refused = cow("compact", made[0], tmp_path / "other", "--page-size", "5000")
+    assert refused.code == USAGE
+    assert "choose from 4096" in refused.err
 
 
 def test_a_recovered_tree_becomes_the_main_tree_again_as_the_manual_says(made, copy, tmp_path):

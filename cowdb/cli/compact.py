@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from cowdb import format as fmt
 from cowdb.catalog import tree_names
 from cowdb.cli.newfile import new_database, refuse_existing
-from cowdb.cli.opening import add_path, add_timeout, reading
+from cowdb.cli.opening import add_path, add_timeout, natural, reading
 from cowdb.cli.output import FINE, counted, size_text
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ file appears under its name when it is whole and on disk, and overwrites nothing
 
 EXAMPLES: Final = (
     ("cowdb compact app.cowdb small.cowdb", "a dense copy"),
+    ("cowdb compact app.cowdb large.cowdb --page-size 16384", "a copy with larger pages"),
     ("cowdb compact app.cowdb new.cowdb && mv new.cowdb app.cowdb", "in place, when nobody has it open"),
 )
 
@@ -36,6 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """See `cowdb.cli`."""
     add_path(parser)
     parser.add_argument("new", metavar="NEW", help="the file to make")
+    parser.add_argument(
+        "--page-size",
+        metavar="BYTES",
+        type=natural,
+        choices=fmt.PAGE_SIZES,
+        help="pages of 4096, 8192, 16384 or 32768 bytes (default: as they are)",
+    )
     add_timeout(parser)
 
 
@@ -49,7 +58,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         tree_names([tree.name.encode(errors="surrogateescape") for tree in trees if tree.name is not None])
         told = _Told(tick, sum(map(len, trees)))
         with (
-            new_database(args.new, state.page_size, state.meta.database_id) as db,
+            new_database(args.new, args.page_size or state.page_size, state.meta.database_id) as db,
             db.write() as txn,
         ):
             for tree in trees:

@@ -25,12 +25,12 @@ from cowdb.cli.measure import tree_label
 from cowdb.cli.output import IO_ERROR, USAGE, CommandError
 from cowdb.errors import CorruptionError, Error, LockTimeoutError, NotADatabaseError
 from cowdb.inspection import State, slots
-from cowdb.recovery import believe
+from cowdb.recovery import believe, refuse_stranger
 from cowdb.sharing import FileSharing, lock_file_path
 from cowdb.storage import FileDisk, FileStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cowdb.database import Database
     from cowdb.inspection import Slot
@@ -143,6 +143,7 @@ def sharing(path: str, timeout: float | None = TIMEOUT) -> Iterator[tuple[FileSt
     """The file at `path`, opened for reading, and its other users. Nothing is pinned yet."""
     storage = open_file(path)
     try:
+        refuse_stranger(storage)
         if not any(slot.meta for slot in slots(storage)):
             believe(storage)  # it raises, with the right words, and no lock file was made beside what is none
         words = _come_in(storage, timeout)
@@ -269,29 +270,39 @@ class Look:
 
 
 @contextlib.contextmanager
-def looking(path: str, timeout: float | None = TIMEOUT, *, slot: int | None = None) -> Iterator[Look]:
+def looking(
+    path: str,
+    timeout: float | None = TIMEOUT,
+    *,
+    slot: int | None = None,
+    wiped: Callable[[Forgiving], object] = lambda _source: False,
+) -> Iterator[Look]:
     """The file at `path` as it is, damaged or not.
 
     Where the engine would open it, the state is its newest and is pinned.  Where
     not, it is that of the newest meta page that can be read.  `slot` asks for the state of one
     meta slot; that one is not pinned, so a writer may use its pages meanwhile.
     Sectors that cannot be read count as damage.
-    Raises `NotADatabaseError` if there is nothing of cowdb in it.
+    Raises `NotADatabaseError` if it does not begin like a database, unless `wiped`
+    says of its bytes that it was one.
     """
     storage = open_file(path)
     with contextlib.ExitStack() as stack:
         stack.callback(storage.close)
         source = Forgiving(storage)
         both = slots(source)
-        if not any(found.meta or found.unknown for found in both) and not _has_magic(storage):
-            believe(storage)  # raises `NotADatabaseError`
+        try:
+            refuse_stranger(storage)
+        except NotADatabaseError:
+            if not wiped(source):
+                raise
         problem = ""
         state = None
         if slot is None:
             try:
                 pinned = stack.enter_context(reading(path, timeout))
                 state = State(source, pinned.meta)
-            except (CorruptionError, OSError) as error:
+            except (CorruptionError, NotADatabaseError, OSError) as error:
                 if isinstance(error, (LockTimeoutError, PermissionError)):
                     raise
                 problem = str(error)
@@ -323,10 +334,3 @@ def quiet(path: str, timeout: float | None = TIMEOUT) -> Iterator[Look]:
                 words.lock_writer(timeout)
                 stack.callback(words.unlock_writer)
         yield stack.enter_context(looking(path, timeout))
-
-
-def _has_magic(storage: FileStorage) -> bool:
-    from cowdb import format as fmt  # noqa: PLC0415 - for files whose meta pages are destroyed
-
-    at = fmt.META.offset("magic")
-    return any(storage.read(offset + at, len(fmt.MAGIC)) == fmt.MAGIC for offset in (0, *fmt.PAGE_SIZES))

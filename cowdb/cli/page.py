@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """See `cowdb.cli`."""
     if args.hex and out.show == "redacted":
         raise CommandError("--hex would show what --show redacted hides", USAGE)
-    with looking(args.file, args.timeout) as look:
+    with looking(args.file, args.timeout, wiped=lambda _source: args.page_size) as look:
         size = look.state.page_size if look.state else args.page_size
         if size is None:
             raise CommandError(f"{look.problem}; give --page-size to look all the same")

@@ -85,7 +85,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, out: Output) -> int:
     """See `cowdb.cli`."""
     refuse_existing(args.new)
-    with looking(args.file, args.timeout, slot=args.slot) as look:
+    with looking(args.file, args.timeout, slot=args.slot, wiped=guess_page_size) as look:
         blind = look.state is None
         state = look.state or _blind_state(look)
         salvage = Salvage(state, older=args.older, blind=blind)
