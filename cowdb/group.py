@@ -23,8 +23,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cowdb.errors import Error
-from cowdb.locks import me
+from cowdb.locks import entered, me, refuse_inside, waits
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -57,6 +56,7 @@ class Group:
         self._gate = gate
         self._poison = poison
         self._mutex = threading.Lock()  # guards the two below, and who leads
+        self._waits = waits(self._mutex)
         self.pending: list[Member] = []
         self.in_flight: list[Member] = []
         self._leader: object = None  # the thread that flushes, and will say how it went; else who comes next finds out
@@ -102,14 +102,25 @@ class Group:
     def clear_up(self) -> None:
         """If who led a flush was interrupted and left it, tell its members how it went.
 
-        `Error` if this very thread leads it, further up: a signal's handler is asking, or a finalizer.
+        `Error` if this very thread leads it, or has the mutex, further up: a signal's handler is asking.
         """
+        if self._mutex.locked():
+            mine = False
+            try:
+                for mine in self._waits:
+                    if mine or entered(self):
+                        break
+                if not mine:
+                    refuse_inside()
+            finally:
+                if mine:
+                    self._mutex.release()
         if not self.in_flight:
             return
         if self._not_led():
             self.tidy()
         elif self._leader is me():
-            raise Error("this thread is in the middle of a commit, further up; let that come to its end first")
+            refuse_inside()
 
     def _lead_or_wait(self, member: Member, publish: Publish) -> None:
         """Flush for all that is sealed now, or wait for the thread that is flushing (P5: one at a time)."""

@@ -15,26 +15,33 @@ when the lock may be somebody else's by now.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NoReturn
 
 from cowdb.errors import Error, LockTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
     from typing import Protocol
 
     class Lockable(Protocol):
         """A lock of `threading`."""
 
-        def acquire(self, blocking: bool = ..., /) -> bool:
-            """Take it; False if that takes waiting and `blocking` is false."""
+        def acquire(self, blocking: bool = ..., timeout: float = ..., /) -> bool:
+            """Take it; False if that takes waiting and `blocking` is false, or waiting for longer than `timeout`."""
 
 
-__all__ = ["Turn", "WriterLock", "me", "tries"]
+__all__ = ["Turn", "WriterLock", "entered", "me", "refuse_inside", "tries", "waits"]
 
+INSIDE: Final = (
+    "this thread is in the middle of a call to this database, further up; a signal's handler had better raise an "
+    "exception, or set a flag"
+)
+_LONG: Final = 0.25
 _thread: Final = threading.local()
 
 
@@ -64,6 +71,29 @@ def tries(lock: Lockable) -> Iterator[bool]:
     of a `for` does not look.  It needs no memory.
     """
     return iter(partial(lock.acquire, False), None)
+
+
+def waits(lock: Lockable) -> Iterator[bool]:
+    """The same, but each waits a little, so that one can see whether one waits for oneself: see `entered`."""
+    return iter(partial(lock.acquire, True, _LONG), None)
+
+
+def entered(owner: object) -> bool:
+    """Whether this thread is in a method of `owner` already, and now asks for it again, out of a signal's handler.
+
+    It looks at the callers of the method that asks.  O(depth of the stack).
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - its documented name
+    while frame is not None and frame.f_locals.get("self") is owner:
+        frame = frame.f_back  # methods that call each other
+    while frame is not None and frame.f_locals.get("self") is not owner:
+        frame = frame.f_back
+    return frame is not None
+
+
+def refuse_inside() -> NoReturn:
+    """What a signal's handler is told, who would wait for his own thread."""
+    raise Error(INSIDE)
 
 
 class Turn:
@@ -97,6 +127,7 @@ class WriterLock:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._tries = tries(self._mutex)
+        self._waits = waits(self._mutex)
         self._waiting: deque[Turn] = deque()
         self._holder: Turn | None = None
 
@@ -112,21 +143,32 @@ class WriterLock:
         if turn is None:
             turn = self._turn()
         wait = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
-        with self._mutex:
+        mine = False
+        try:
+            for mine in self._waits:
+                if mine or entered(self):
+                    break
+            if not mine:
+                refuse_inside()
             if self._holder is not None or self._waiting:
                 self._hand_on()  # our own last turn may have ended while somebody else had the mutex
             holder = self._holder
             if holder is None:
                 self._holder = turn
-            elif holder.me is not turn.me:
+            elif holder.me is not turn.me and not any(other.me is turn.me for other in self._waiting):
                 wake = turn._wake = threading.Lock()  # noqa: SLF001 - a turn and its lock are one
                 wake.acquire()
                 self._waiting.append(turn)
+        finally:
+            if mine:
+                self._mutex.release()
         if self._due():
             self._act()
         if holder is None:
             return
         if turn._wake is None:  # noqa: SLF001
+            if holder.me is not turn.me:
+                refuse_inside()
             raise Error("this thread has a write transaction open already; commit or abort it first")
         try:
             mine = wake.acquire(timeout=wait)

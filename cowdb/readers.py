@@ -23,7 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from cowdb.errors import ClosedError, CorruptionError
-from cowdb.locks import tries
+from cowdb.locks import entered, refuse_inside, tries, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +67,7 @@ class Gate:
         """`mapper` gives a mapping that covers a meta's pages, the one before if that will do."""
         self._lock = threading.Lock()
         self._tries = tries(self._lock)
+        self._waits = waits(self._lock)
         self._sharing = sharing
         self._mapper = mapper
         self._used: set[Snapshot] = set()
@@ -111,37 +112,44 @@ class Gate:
         """
         sharing = self._sharing
         counted = None
+        mine = False
         try:
             try:
-                with self._lock:
-                    self._refuse_if_shut()
-                    while True:
-                        snapshot = self._current
-                        if snapshot.word != sharing.published:
-                            snapshot = self._current = self._newest(snapshot)
-                        if snapshot.users:
-                            snapshot.users += 1
+                for mine in self._waits:
+                    if mine or entered(self):
+                        break
+                if not mine:
+                    refuse_inside()
+                self._refuse_if_shut()
+                while True:
+                    snapshot = self._current
+                    if snapshot.word != sharing.published:
+                        snapshot = self._current = self._newest(snapshot)
+                    if snapshot.users:
+                        snapshot.users += 1
+                        counted = snapshot
+                        if held is not None:
+                            held.append(snapshot)
+                        return snapshot
+                    # First say what we are going to use, then look whether it is still the newest: the writer
+                    # does it the other way round, so one of the two sees the other (I2).
+                    snapshot.pin = sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
+                    try:
+                        if snapshot.word == sharing.published:
+                            self._used.add(snapshot)
+                            snapshot.users = 1
                             counted = snapshot
                             if held is not None:
                                 held.append(snapshot)
                             return snapshot
-                        # First say what we are going to use, then look whether it is still the newest: the writer
-                        # does it the other way round, so one of the two sees the other (I2).
-                        snapshot.pin = sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
-                        try:
-                            if snapshot.word == sharing.published:
-                                self._used.add(snapshot)
-                                snapshot.users = 1
-                                counted = snapshot
-                                if held is not None:
-                                    held.append(snapshot)
-                                return snapshot
-                        finally:
-                            if not snapshot.users:
-                                self._used.discard(snapshot)
-                                sharing.unpin(snapshot.pin)
+                    finally:
+                        if not snapshot.users:
+                            self._used.discard(snapshot)
+                            sharing.unpin(snapshot.pin)
             finally:
-                if self._left:
+                if mine:
+                    self._lock.release()
+                if self._left or self.when_idle is not None:
                     self._settle()
         except BaseException:
             if counted is not None and not held:
@@ -257,9 +265,18 @@ class Gate:
 
     def enter(self, guest: object) -> None:
         """Let `guest` be one until `exit`; `ClosedError` if the gate is shut."""
-        with self._lock:
+        mine = False
+        try:
+            for mine in self._waits:
+                if mine or entered(self):
+                    break
+            if not mine:
+                refuse_inside()
             self._refuse_if_shut()
             self._guests.add(guest)
+        finally:
+            if mine:
+                self._lock.release()
 
     def exit(self, guest: object) -> None:
         """Let `guest` be one no longer. Harmless if he is none, as after an interrupt."""
@@ -328,11 +345,23 @@ class Gate:
         return self._shut
 
     def shut(self) -> bool:
-        """Let nobody begin any more; False, and nothing changed, if a snapshot is in use or a guest is here."""
-        with self._lock:
-            self._end_left()
-            shut = self._shut = not self._used and not self._guests
-        if not shut:
+        """Let nobody begin any more; False, and nothing changed, if a snapshot is in use or a guest is here.
+
+        So it is if this very thread is inside, further up, and a signal's handler is
+        asking: when it comes out, it tells whether the gate is idle.
+        """
+        mine = shut = False
+        try:
+            for mine in self._waits:
+                if mine or entered(self):
+                    break
+            if mine:
+                self._end_left()
+                shut = self._shut = not self._used and not self._guests
+        finally:
+            if mine:
+                self._lock.release()
+        if mine and not shut:
             self._settle()  # who left while we were inside may have been the last
         return shut
 

@@ -43,7 +43,7 @@ class GroupState:
 
     def clear_up(self) -> None:
         """If who led a flush was interrupted and left it, tell its members how it went."""
-        if self.in_flight:
+        if self.in_flight or self._door.held:
             PlainGroup.clear_up(self)
 
     def drain(self, publish) -> None:
@@ -65,4 +65,5 @@ class Group(GroupState, PlainGroup):
 def hang_group(group: GroupState) -> cython.int:
     """Put a door in the place of the plain mutex, before anybody knows the group."""
     group._door = group._mutex = Door(group._mutex)
+    group._waits = waits(group._door)
     return 0

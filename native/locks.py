@@ -9,7 +9,7 @@ from __future__ import annotations
 import cython
 
 from cowdb.locks import WriterLock as PlainWriterLock
-from cowdb.locks import me, tries
+from cowdb.locks import me, tries, waits
 
 
 @cython.final
@@ -23,9 +23,9 @@ class Door:
     def __init__(self, lock):
         self._lock = lock
 
-    def acquire(self, blocking=True):
-        """Take it; False if somebody has it and `blocking` is false."""
-        if not self._lock.acquire(blocking):
+    def acquire(self, blocking=True, timeout=-1):
+        """Take it; False if somebody has it, and `blocking` is false or he has it for longer than `timeout` seconds."""
+        if not self._lock.acquire(blocking, timeout):
             return False
         self.held = True
         return True
@@ -120,4 +120,5 @@ def hang_lock(lock: WriterLockState) -> cython.int:
     """Put a door in the place of the plain mutex, before anybody knows the lock."""
     lock._door = lock._mutex = Door(lock._mutex)
     lock._tries = tries(lock._door)
+    lock._waits = waits(lock._door)
     return 0

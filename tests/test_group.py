@@ -963,7 +963,7 @@ def test_a_signals_handler_writes_nothing_while_its_thread_flushes(step, act):
     def failpoint(name):
         if name == step:
             pager.failpoint = lambda name: None
-            with pytest.raises(cowdb.Error, match="in the middle of a commit, further up") as caught:
+            with pytest.raises(cowdb.Error, match="in the middle of a call to this database, further up") as caught:
                 {"put": lambda: put(db, b"handler", b"h"), "sync": db.sync, "check": db.check}[act]()
             refused.append(caught.value)
             assert pager._has_turn

@@ -288,7 +288,7 @@ def test_no_schedule_lets_the_writer_reuse_a_page_that_the_reader_sees(two):
 def test_a_reader_that_does_not_look_again_is_found(two, monkeypatch):
     """The seeded bug: it says what it uses, and trusts that this is still the newest."""
 
-    def begin(self):
+    def begin(self, held=None):
         with self._lock:
             snapshot = self._current
             if snapshot.word != self._sharing.published:
@@ -297,6 +297,8 @@ def test_a_reader_that_does_not_look_again_is_found(two, monkeypatch):
                 snapshot.pin = self._sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
                 self._used.add(snapshot)
             snapshot.users += 1
+            if held is not None:
+                held.append(snapshot)
             return snapshot
 
     two.commit()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 import cowdb
+from cowdb import core as core_module
 from cowdb import format as fmt
 from cowdb import kernel, readers
+from cowdb import locks as locks_module
 from cowdb.errors import ClosedError
 from cowdb.kernel import Space
 from cowdb.meta import Meta
@@ -248,3 +251,58 @@ def test_what_a_freed_page_waits_for_in_a_file_that_processes_share(database):
     pager.words.unpin(pin)
     db.sync()
     assert pager.live() == [published]
+
+
+@pytest.mark.parametrize("act", ["get", "read", "write", "sync", "check", "stats", "close"])
+def test_a_signals_handler_in_the_middle_of_the_gate_waits_for_nothing(tmp_path, act):
+    """The story: it waited for its own thread, for ever; so did a `close` of SIGTERM's handler."""
+    db = cowdb.open(tmp_path / "db")
+    db[b"k"] = b"v"
+    gate = db._core.pager.gate
+    told = []
+
+    def in_the_middle(below=gate._end_left):
+        if not told:
+            told.append(None)
+            if act == "close":
+                db.close()
+            else:
+                with pytest.raises(cowdb.Error, match="in the middle of a call to this database"):
+                    db.get(b"k") if act == "get" else getattr(db, act)()
+        below()
+
+    gate._end_left = in_the_middle
+    db.readers()
+    assert told
+    if act == "close":
+        assert not core_module.cores, "it was closed as the call came out"
+    else:
+        assert db[b"k"] == b"v"
+        assert db.readers() == []
+        db.close()
+
+
+def test_who_waits_for_another_thread_is_not_taken_for_one_who_waits_for_himself(tmp_path, monkeypatch):
+    """Also if that one takes long; and methods of the gate that call each other are no handler."""
+    monkeypatch.setattr(locks_module, "_LONG", 0.01)
+    with cowdb.open(tmp_path / "db") as db:
+        db[b"k"] = b"v"
+        gate = db._core.pager.gate
+        gate._waits = locks_module.waits(gate._lock)
+        began, done = threading.Event(), []
+
+        def look():
+            began.set()
+            with gate.using() as snapshot:
+                done.append(snapshot.meta.transaction)
+            done.append(db.stats().commits)
+
+        thread = threading.Thread(target=look)
+        with gate._lock:
+            thread.start()
+            assert began.wait(5)
+            time.sleep(0.1)
+            waited = not done
+        thread.join(5)
+        assert done == [2, 1]
+        assert waited or kernel.FORM == "compiled"
