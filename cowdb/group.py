@@ -182,6 +182,8 @@ class Group:
         if leader is not me():
             return leader is None
         led = self._frame
+        if led is None:
+            return True
         frame: FrameType | None = sys._getframe()  # noqa: SLF001 - its documented name
         while frame is not None and frame is not led:
             frame = frame.f_back

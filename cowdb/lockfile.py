@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from cowdb import format as fmt
 from cowdb import meta as meta_page
 from cowdb.errors import FullError
+from cowdb.storage import UNSUPPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,10 +114,13 @@ class LockFile:
         if found.st_size >= size and found.st_blocks * _BLOCK_OF_STAT >= size:
             return
         try:
-            if hasattr(os, "posix_fallocate"):
+            try:
                 os.posix_fallocate(self.fd, 0, size)
-            elif found.st_size < size:
-                os.pwrite(self.fd, bytes(size - found.st_size), found.st_size)
+            except (AttributeError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in UNSUPPORTED:
+                    raise
+                if found.st_size < size:  # what is there already is somebody's, perhaps
+                    os.pwrite(self.fd, bytes(size - found.st_size), found.st_size)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 reason = f"there is no room on the disk for the lock file {self.path!r}, which takes {size} bytes"

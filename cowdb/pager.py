@@ -271,6 +271,7 @@ class Pager:
         changes = draft.changes
         if changes.torn:
             raise Error("a change was interrupted in the middle, so this transaction can only be aborted")
+        changes.close()
         if not draft.changed():
             return
         allocator = self.allocator
@@ -278,7 +279,6 @@ class Pager:
         assert free is not None
         base = draft.meta
         transaction = changes.birth
-        changes.close()
 
         # 1. Finish the trees: descriptors into the catalog (blank until their roots are sealed).
         changed = [name for name, tree in draft.named.items() if tree.changed] if draft.named else ()

@@ -46,7 +46,7 @@ WRITE_LIMIT: Final = 256 * 1024
 READ_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of one read call at most; systems cut a call short at about 2 GiB, and a wild length must not be allocated."""
 
-_UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
+UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
 """What a file system answers to a call that it does not know."""
 
 PLAIN_BUFFERS: Final[set[type]] = {bytes, bytearray}
@@ -287,7 +287,7 @@ class FileStorage:
             try:
                 os.posix_fallocate(self._fd, offset, length)
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
+                if error.errno not in UNSUPPORTED:
                     raise
         if self.size() < offset + length:
             os.ftruncate(self._fd, offset + length)
@@ -399,7 +399,7 @@ def _flush_drive(fd: int) -> None:
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
         except OSError as error:
             # Only "not supported here" may fall back: an error of the medium must never be asked a second time.
-            if error.errno not in _UNSUPPORTED:
+            if error.errno not in UNSUPPORTED:
                 raise
         else:
             return
@@ -433,7 +433,7 @@ class FileDisk:
             os.link(source, target)
         except OSError as error:
             # EPERM is what Linux says on FAT, EACCES what Android does.
-            if error.errno not in _UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EMLINK}:
+            if error.errno not in UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EMLINK}:
                 raise
             if os.path.lexists(target):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from error
@@ -450,7 +450,7 @@ class FileDisk:
             _flush_drive(fd)
         except OSError as error:
             # Some file systems cannot flush a directory, and need not.
-            if error.errno not in _UNSUPPORTED:
+            if error.errno not in UNSUPPORTED:
                 raise
         finally:
             os.close(fd)
@@ -467,8 +467,12 @@ def _open_file(path: str, flags: int, mode: int, *, read_only: bool) -> FileStor
 def refuse_no_directory(path: str) -> None:
     """`FileNotFoundError` that names the directory, if the one that `path` lies in is not there."""
     directory = os.path.dirname(os.path.realpath(path))
-    if not os.path.isdir(directory):
-        raise FileNotFoundError(errno.ENOENT, "there is no such directory to make a file in", directory)
+    try:
+        found = os.stat(directory)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, "there is no such directory to make a file in", directory) from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), directory)
 
 
 def create_file(disk: Disk, path: str, content: bytes, mode: int) -> None:

@@ -21,6 +21,7 @@ from cowdb.errors import Error, KeyNotFoundError
 from cowdb.kernel import Reader, Reading, Writing
 from cowdb.space import FORKED, refuse
 from cowdb.views import Tree, WriteTree
+from cowdb.writer import BUSY
 from cowdb.writing import BEING_WRITTEN
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class WriteTransaction(Writing, WriteTree):
     def tree(self, name: str, *, create: bool = False) -> WriteTree:
         """The tree called `name`; made if there is none and `create` is true, else `KeyNotFoundError`. O(log trees)."""
         self.open_space()
-        self._refuse_if_being_written()
+        self._refuse_if_busy()
         draft = self._draft
         key = name_key(name, self.key_limit)
         writer = draft.named.get(name)
@@ -176,9 +177,10 @@ class WriteTransaction(Writing, WriteTree):
         draft.named[new] = draft.named.pop(old)
         assert draft.named[new] is tree
 
-    def _refuse_if_being_written(self) -> None:
-        if self.being_written:
-            raise Error(BEING_WRITTEN)
+    def _refuse_if_busy(self) -> None:
+        """Out of a signal's handler: a change of the catalog would write early what is half changed."""
+        if self.changes.busy:
+            raise Error(BEING_WRITTEN if self.being_written else BUSY)
 
     # ------------------------------------------------------------ ending
 

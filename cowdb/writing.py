@@ -13,7 +13,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from cowdb.errors import ClosedError, Error
-from cowdb.writer import Writer
+from cowdb.writer import BUSY, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,8 @@ class Writing(Writer):
         draft = self._draft
         if draft.writing:
             raise Error(BEING_WRITTEN)
+        if draft.changes.busy:
+            raise Error(BUSY)
         try:
             draft.writing = True
             owner.commit()
@@ -123,7 +125,8 @@ class Writing(Writer):
             elif self._owner is not None:
                 self.commit()
         except BaseException:
-            self._finish()  # if it was interrupted before it began to end
+            if not self.being_written:  # else the thread that writes it ends it
+                self._finish()  # if it was interrupted before it began to end
             raise
 
     def __del__(self) -> None:

@@ -26,7 +26,17 @@ class Writer(Editor):
             return 0
         self.opened()
         changes: Changes = self.changes
+        busy: cython.bint = changes.busy
         self.refuse_if_busy()
+        try:
+            changes.busy = True
+            return self.take_range(start, stop)
+        finally:
+            changes.busy = busy
+
+    @cython.cfunc
+    def take_range(self, start: bytes | None, stop: bytes | None):
+        changes: Changes = self.changes
         before: cython.longlong = len(self)
         root: Page = self.own_root()
         if root is None:

@@ -186,11 +186,10 @@ class Editor(Reader):
     @cython.inline
     @cython.exceptval(-1, check=False)
     def ready(self) -> cython.int:
-        """Refuse if the transaction is torn or over; write early if it has grown beyond its budget."""
+        """Refuse if the transaction is over; write early if it has grown beyond its budget."""
         changes: Changes = self.changes
         if changes is None:
             self.gone()
-        self.refuse_if_busy()
         if changes.dirty > changes.budget:
             changes.spill()
         if self._space is None:
@@ -220,6 +219,20 @@ class Editor(Reader):
             if self.changes is None:
                 self.gone()
             raise KeySizeError(len(name), self.key_limit)
+        changes: Changes = self.changes
+        if changes is None:
+            self.gone()
+        busy: cython.bint = changes.busy
+        self.refuse_if_busy()
+        try:
+            changes.busy = True
+            return self.place(name, content, overwrite, append)
+        finally:
+            changes.busy = busy
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def place(self, name: bytes, content: bytes, overwrite: cython.bint, append: cython.bint) -> cython.int:
         self.ready()
         if (
             self._tail is not None
@@ -534,11 +547,22 @@ class Editor(Reader):
     @cython.cfunc
     @cython.exceptval(-1, check=False)
     def erase(self, key: bytes) -> cython.int:
-        found: Found
         changes: Changes = self.changes
         if changes is None:
             self.gone()
+        busy: cython.bint = changes.busy
         self.refuse_if_busy()
+        try:
+            changes.busy = True
+            return self.take_out(key)
+        finally:
+            changes.busy = busy
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
+    def take_out(self, key: bytes) -> cython.int:
+        found: Found
+        changes: Changes = self.changes
         way: Way
         view: View
         page: Page

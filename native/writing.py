@@ -31,6 +31,8 @@ class Writing(Writer):
         draft = self._draft
         if draft.writing:
             raise Error(BEING_WRITTEN)
+        if draft.changes.busy:
+            raise Error(BUSY)
         try:
             draft.writing = True
             owner.commit()
@@ -88,7 +90,8 @@ class Writing(Writer):
             elif self._owner is not None:
                 self.commit()
         except BaseException:
-            self.finish()  # if it was interrupted before it began to end
+            if not self.being_written:  # else the thread that writes it ends it
+                self.finish()  # if it was interrupted before it began to end
             raise
 
     def __del__(self):

@@ -88,6 +88,9 @@ def test_a_copy_into_no_directory_names_it(db, tmp_path):
     for compact in (False, True):
         with pytest.raises(FileNotFoundError, match=r"no such directory.*nowhere'$"):
             db.copy(tmp_path / "nowhere" / "copy", compact=compact)
+        (tmp_path / "file").touch()
+        with pytest.raises(NotADirectoryError):
+            db.copy(tmp_path / "file" / "copy", compact=compact)
 
 
 @pytest.mark.skipif(not hasattr(os.stat_result, "st_blocks"), reason="no blocks to count")

@@ -345,3 +345,18 @@ def test_a_full_disk_has_no_room_for_more_blocks(words, monkeypatch):
     assert words.blocks() == before
     words.add_blocks()
     assert words.blocks() == 2 * before
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="it asks for room in another way")
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_a_file_system_that_cannot_keep_room_gets_zeros(tmp_path, monkeypatch, code):
+    def unsupported(*_arguments):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", unsupported)
+        for _ in range(2):
+            with cowdb.open(tmp_path / "db") as db:
+                db[b"k"] = b"v"
+                found = os.stat(tmp_path / "db-lock")
+                assert found.st_blocks * 512 >= found.st_size >= 100_000

@@ -633,3 +633,147 @@ def test_a_signals_handler_in_the_middle_of_a_change(database, monkeypatch, chan
         transaction.commit()
         assert len(db) == (299 if change.startswith("delete") else 300 + change.startswith("put"))
     assert db.check() == []
+
+
+@pytest.mark.guarantee
+def test_a_finalizer_that_the_collector_runs_in_the_middle_of_a_change_changes_nothing(database):
+    """The story: the compiled form let it put in the middle of a put, and pages were free twice in what was committed.
+
+    Before Python 3.12 any allocation may run the collector, and with it whatever a finalizer does.
+    """
+    db = database(page_size=4096)
+    with db.write() as transaction:
+        transaction.update((b"%05d" % (2 * number), b"v" * 60) for number in range(3000))
+    outcomes = []
+
+    class Cache:
+        def __init__(self, act):
+            self.me = self
+            self.act = act
+
+        def __del__(self):
+            try:
+                self.act()
+                outcomes.append("done")
+            except cowdb.Error:
+                outcomes.append("refused")
+
+    transaction = db.write()
+    model = dict(transaction.items())
+    threshold = gc.get_threshold()
+    gc.disable()
+    try:
+        for number in range(50, 3000, 60):
+            key = b"%05d" % (2 * number)
+            gc.collect()
+            before = len(outcomes)
+            Cache(lambda key=key: transaction.put(key + b"c", b"cache"))
+            gc.set_threshold(1)
+            gc.enable()
+            if number % 3:
+                transaction.put(key, b"mine")
+            else:
+                transaction.delete(key)
+            gc.disable()
+            gc.set_threshold(*threshold)
+            gc.collect()
+            if number % 3:
+                model[key] = b"mine"
+            else:
+                del model[key]
+            assert len(outcomes) == before + 1
+            if outcomes[-1] == "done":  # before the change, or after it
+                model[key + b"c"] = b"cache"
+    finally:
+        gc.set_threshold(*threshold)
+        gc.enable()
+    transaction.commit()
+    assert db.check() == []
+    with db.read() as snapshot:
+        assert dict(snapshot.items()) == model
+
+
+@pytest.mark.parametrize("leave", ["at its end", "by an error"])
+@pytest.mark.parametrize("durability", ["full", "lazy"])
+def test_who_leaves_a_block_while_another_thread_commits_ends_nothing(tmp_path, leave, durability):
+    """The story: it was refused to end it, and ended it all the same; what the next writer committed was lost."""
+    with cowdb.open(tmp_path / "db", durability=durability, page_size=4096) as db:
+        db[b"0"] = b"0"
+        there, go = threading.Event(), threading.Event()
+        committed = []
+
+        def wait():
+            there.set()
+            assert go.wait(10)
+
+        def commit():
+            transaction.commit()
+            committed.append(True)
+
+        with pytest.raises(cowdb.Error, match="being written") as caught:  # noqa: SIM117
+            with db.write() as transaction:
+                transaction.update((b"%04d" % number, b"a" * 50) for number in range(500))
+                of_a_signal(db, wait)
+                thread = threading.Thread(target=commit)
+                thread.start()
+                assert there.wait(10)
+                if leave == "by an error":
+                    raise ValueError
+        assert isinstance(caught.value.__context__, ValueError) is (leave == "by an error")
+        assert not transaction.closed
+        with pytest.raises(cowdb.Error):
+            db.write(timeout=0.01)
+        go.set()
+        thread.join(10)
+        assert committed == [True]
+        assert transaction.closed
+        with db.write() as following:
+            following[b"b"] = b"b"
+        assert len(db) == 502
+        assert db.check() == []
+
+
+def test_a_handler_that_commits_in_the_middle_of_a_change_is_refused(database, monkeypatch):
+    """The story: the change went on in a transaction that had ended, said that it was done, and was stored nowhere."""
+    db = database(page_size=4096)
+    transaction = db.write()
+    transaction[b"0"] = b"0"
+    refused = []
+
+    def overflow_pages(length, page_size, below=fmt.overflow_pages):
+        if not refused:
+            with pytest.raises(cowdb.Error, match="in the middle of a change") as caught:
+                transaction.commit()
+            refused.append(caught.value)
+            for act in (lambda: transaction.tree("x", create=True), lambda: transaction.rename("x", "y")):
+                with pytest.raises(cowdb.Error):
+                    act()
+        return below(length, page_size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cowdb.format.overflow_pages", overflow_pages)
+        transaction.put(b"1", b"L" * 30_000)
+    assert len(refused) == 1
+    transaction.commit()
+    assert len(db) == 2
+
+
+def test_nothing_is_changed_while_a_transaction_without_changes_ends(database):
+    """The story: what a handler put just then was accepted, and stored nowhere."""
+    db = database()
+    transaction = db.write()
+    refused = []
+    pager = db._core.pager
+    real = pager.finish
+
+    def finish(draft):
+        with pytest.raises(cowdb.Error) as caught:
+            transaction.put(b"k", b"v")
+        refused.append(caught.value)
+        real(draft)
+
+    pager.finish = finish
+    transaction.commit()
+    del pager.finish
+    assert len(refused) == 1
+    assert len(db) == 0
