@@ -23,7 +23,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cowdb.locks import entered, me, refuse_inside, waits
+from cowdb.locks import me, reachable, refuse_inside
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -56,7 +56,6 @@ class Group:
         self._gate = gate
         self._poison = poison
         self._mutex = threading.Lock()  # guards the two below, and who leads
-        self._waits = waits(self._mutex)
         self.pending: list[Member] = []
         self.in_flight: list[Member] = []
         self._leader: object = None  # the thread that flushes, and will say how it went; else who comes next finds out
@@ -104,17 +103,8 @@ class Group:
 
         `Error` if this very thread leads it, or has the mutex, further up: a signal's handler is asking.
         """
-        if self._mutex.locked():
-            mine = False
-            try:
-                for mine in self._waits:
-                    if mine or entered(self):
-                        break
-                if not mine:
-                    refuse_inside()
-            finally:
-                if mine:
-                    self._mutex.release()
+        if self._mutex.locked() and not reachable(self._mutex, self):
+            refuse_inside()
         if not self.in_flight:
             return
         if self._not_led():

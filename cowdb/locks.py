@@ -34,8 +34,11 @@ if TYPE_CHECKING:
         def acquire(self, blocking: bool = ..., timeout: float = ..., /) -> bool:
             """Take it; False if that takes waiting and `blocking` is false, or waiting for longer than `timeout`."""
 
+        def release(self) -> None:
+            """Let it go."""
 
-__all__ = ["Turn", "WriterLock", "entered", "me", "refuse_inside", "tries", "waits"]
+
+__all__ = ["Turn", "WriterLock", "me", "reachable", "refuse_inside", "tries"]
 
 INSIDE: Final = (
     "this thread is in the middle of a call to this database, further up; a signal's handler had better raise an "
@@ -73,17 +76,26 @@ def tries(lock: Lockable) -> Iterator[bool]:
     return iter(partial(lock.acquire, False), None)
 
 
-def waits(lock: Lockable) -> Iterator[bool]:
-    """The same, but each waits a little, so that one can see whether one waits for oneself: see `entered`."""
-    return iter(partial(lock.acquire, True, _LONG), None)
+def reachable(lock: Lockable, owner: object) -> bool:
+    """Wait until nobody has `lock`, which is `owner`'s; False if that would be waiting for oneself.
 
-
-def entered(owner: object) -> bool:
-    """Whether this thread is in a method of `owner` already, and now asks for it again, out of a signal's handler.
-
-    It looks at the callers of the method that asks.  O(depth of the stack).
+    So it is if this thread is in a method of `owner` already, and asks for it again out of a signal's handler.
+    O(depth of the stack) for each quarter of a second that it waits.
     """
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - its documented name
+    mine = False
+    try:
+        for mine in iter(partial(lock.acquire, True, _LONG), None):
+            if mine or _entered(owner):
+                break
+    finally:
+        if mine:
+            lock.release()
+    return mine
+
+
+def _entered(owner: object) -> bool:
+    """Whether the method of `owner` that asks was called by something that another method of it has called."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - its documented name
     while frame is not None and frame.f_locals.get("self") is owner:
         frame = frame.f_back  # methods that call each other
     while frame is not None and frame.f_locals.get("self") is not owner:
@@ -127,7 +139,6 @@ class WriterLock:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._tries = tries(self._mutex)
-        self._waits = waits(self._mutex)
         self._waiting: deque[Turn] = deque()
         self._holder: Turn | None = None
 
@@ -143,13 +154,9 @@ class WriterLock:
         if turn is None:
             turn = self._turn()
         wait = -1.0 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
-        mine = False
-        try:
-            for mine in self._waits:
-                if mine or entered(self):
-                    break
-            if not mine:
-                refuse_inside()
+        if self._mutex.locked() and not reachable(self._mutex, self):
+            refuse_inside()
+        with self._mutex:
             if self._holder is not None or self._waiting:
                 self._hand_on()  # our own last turn may have ended while somebody else had the mutex
             holder = self._holder
@@ -159,9 +166,6 @@ class WriterLock:
                 wake = turn._wake = threading.Lock()  # noqa: SLF001 - a turn and its lock are one
                 wake.acquire()
                 self._waiting.append(turn)
-        finally:
-            if mine:
-                self._mutex.release()
         if self._due():
             self._act()
         if holder is None:

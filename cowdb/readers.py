@@ -23,7 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from cowdb.errors import ClosedError, CorruptionError
-from cowdb.locks import entered, refuse_inside, tries, waits
+from cowdb.locks import reachable, refuse_inside, tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +67,6 @@ class Gate:
         """`mapper` gives a mapping that covers a meta's pages, the one before if that will do."""
         self._lock = threading.Lock()
         self._tries = tries(self._lock)
-        self._waits = waits(self._lock)
         self._sharing = sharing
         self._mapper = mapper
         self._used: set[Snapshot] = set()
@@ -112,43 +111,38 @@ class Gate:
         """
         sharing = self._sharing
         counted = None
-        mine = False
+        if self._lock.locked() and not reachable(self._lock, self):
+            refuse_inside()
         try:
             try:
-                for mine in self._waits:
-                    if mine or entered(self):
-                        break
-                if not mine:
-                    refuse_inside()
-                self._refuse_if_shut()
-                while True:
-                    snapshot = self._current
-                    if snapshot.word != sharing.published:
-                        snapshot = self._current = self._newest(snapshot)
-                    if snapshot.users:
-                        snapshot.users += 1
-                        counted = snapshot
-                        if held is not None:
-                            held.append(snapshot)
-                        return snapshot
-                    # First say what we are going to use, then look whether it is still the newest: the writer
-                    # does it the other way round, so one of the two sees the other (I2).
-                    snapshot.pin = sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
-                    try:
-                        if snapshot.word == sharing.published:
-                            self._used.add(snapshot)
-                            snapshot.users = 1
+                with self._lock:
+                    self._refuse_if_shut()
+                    while True:
+                        snapshot = self._current
+                        if snapshot.word != sharing.published:
+                            snapshot = self._current = self._newest(snapshot)
+                        if snapshot.users:
+                            snapshot.users += 1
                             counted = snapshot
                             if held is not None:
                                 held.append(snapshot)
                             return snapshot
-                    finally:
-                        if not snapshot.users:
-                            self._used.discard(snapshot)
-                            sharing.unpin(snapshot.pin)
+                        # First say what we are going to use, then look whether it is still the newest: the writer
+                        # does it the other way round, so one of the two sees the other (I2).
+                        snapshot.pin = sharing.pin(snapshot.meta.transaction, snapshot.meta.page_count)
+                        try:
+                            if snapshot.word == sharing.published:
+                                self._used.add(snapshot)
+                                snapshot.users = 1
+                                counted = snapshot
+                                if held is not None:
+                                    held.append(snapshot)
+                                return snapshot
+                        finally:
+                            if not snapshot.users:
+                                self._used.discard(snapshot)
+                                sharing.unpin(snapshot.pin)
             finally:
-                if mine:
-                    self._lock.release()
                 if self._left or self.when_idle is not None:
                     self._settle()
         except BaseException:
@@ -265,18 +259,11 @@ class Gate:
 
     def enter(self, guest: object) -> None:
         """Let `guest` be one until `exit`; `ClosedError` if the gate is shut."""
-        mine = False
-        try:
-            for mine in self._waits:
-                if mine or entered(self):
-                    break
-            if not mine:
-                refuse_inside()
+        if self._lock.locked() and not reachable(self._lock, self):
+            refuse_inside()
+        with self._lock:
             self._refuse_if_shut()
             self._guests.add(guest)
-        finally:
-            if mine:
-                self._lock.release()
 
     def exit(self, guest: object) -> None:
         """Let `guest` be one no longer. Harmless if he is none, as after an interrupt."""
@@ -350,18 +337,12 @@ class Gate:
         So it is if this very thread is inside, further up, and a signal's handler is
         asking: when it comes out, it tells whether the gate is idle.
         """
-        mine = shut = False
-        try:
-            for mine in self._waits:
-                if mine or entered(self):
-                    break
-            if mine:
-                self._end_left()
-                shut = self._shut = not self._used and not self._guests
-        finally:
-            if mine:
-                self._lock.release()
-        if mine and not shut:
+        if self._lock.locked() and not reachable(self._lock, self):
+            return False
+        with self._lock:
+            self._end_left()
+            shut = self._shut = not self._used and not self._guests
+        if not shut:
             self._settle()  # who left while we were inside may have been the last
         return shut
 

@@ -437,4 +437,3 @@ def adopt(gate: GateState):
     """Put a lock that can be looked at in the place of the plain one, before anybody knows the gate."""
     gate._door = gate._lock = Door(gate._lock)
     gate._tries = tries(gate._door)
-    gate._waits = waits(gate._door)

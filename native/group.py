@@ -65,5 +65,4 @@ class Group(GroupState, PlainGroup):
 def hang_group(group: GroupState) -> cython.int:
     """Put a door in the place of the plain mutex, before anybody knows the group."""
     group._door = group._mutex = Door(group._mutex)
-    group._waits = waits(group._door)
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import cython
 
 from cowdb.locks import WriterLock as PlainWriterLock
-from cowdb.locks import me, tries, waits
+from cowdb.locks import me, tries
 
 
 @cython.final
@@ -120,5 +120,4 @@ def hang_lock(lock: WriterLockState) -> cython.int:
     """Put a door in the place of the plain mutex, before anybody knows the lock."""
     lock._door = lock._mutex = Door(lock._mutex)
     lock._tries = tries(lock._door)
-    lock._waits = waits(lock._door)
     return 0

@@ -288,7 +288,6 @@ def test_who_waits_for_another_thread_is_not_taken_for_one_who_waits_for_himself
     with cowdb.open(tmp_path / "db") as db:
         db[b"k"] = b"v"
         gate = db._core.pager.gate
-        gate._waits = locks_module.waits(gate._lock)
         began, done = threading.Event(), []
 
         def look():
