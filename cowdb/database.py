@@ -24,6 +24,7 @@ from cowdb import core as shared
 from cowdb import format as fmt
 from cowdb.backup import copy_compact, copy_whole
 from cowdb.check import Finding, check
+from cowdb.combining import Combiner
 from cowdb.core import Core
 from cowdb.errors import (
     ClosedError,
@@ -120,12 +121,13 @@ class Database(Handle[Core, Transaction]):
         self._options = options
         self._durability: str = options["durability"]
         self._lazy = _is_lazy(self._durability)
-        self._lock_timeout: float | None = options["lock_timeout"]
+        self.lock_timeout: float | None = options["lock_timeout"]
         self._read_only: bool = options["read_only"]
         self._forks = shared.forks
         self._open: dict[Turn, tuple[weakref.ref[WriteTransaction], _Owner]] = {}
         self._writing: Turn | None = None
         self._flushing: dict[Turn, tuple[threading.Thread, threading.Lock]] = {}  # commits that let the turn go
+        self._combiner = Combiner()
         shared.handles.add(self)
         self._core = core
 
@@ -194,7 +196,7 @@ class Database(Handle[Core, Transaction]):
             self._end_forgotten()
             turn = Turn()
             try:
-                core.pager.lock(self._lock_timeout, turn)
+                core.pager.lock(self.lock_timeout, turn)
                 self._writing = turn
                 self._live()  # it may have been closed while we waited
                 yield core
@@ -211,6 +213,7 @@ class Database(Handle[Core, Transaction]):
         for transaction in self._transactions():
             transaction.abandon()
         self._open = {}  # their owners have this handle, and would keep it until the garbage collector comes by
+        self._combiner = Combiner()
 
     def _transactions(self) -> list[Transaction | WriteTransaction]:
         """Those of this handle that are open, or were a moment ago."""
@@ -253,7 +256,7 @@ class Database(Handle[Core, Transaction]):
         try:
             gate.enter(turn)  # whoever closes this handle meanwhile, the file stays open
             self._refuse_another_file(core)
-            pager.lock(self._lock_timeout if timeout is None else timeout, turn)
+            pager.lock(self.lock_timeout if timeout is None else timeout, turn)
             self._writing = turn
             self._live()  # it may have been closed while we waited
             draft = pager.begin(turn)
@@ -328,25 +331,29 @@ class Database(Handle[Core, Transaction]):
 
     __iter__ = None  # not a sequence: iterate over a transaction
 
+    # Threads that write at the same time share a transaction, and so a flush: see `combining`.
+
     def __setitem__(self, key: object, value: object) -> None:
         """Store one entry in the main tree, in a transaction of its own."""
-        with self.write() as transaction:
-            transaction.put(key, value)
+        self._combiner.write(self, WriteTransaction.put, key, value)
 
     def __delitem__(self, key: object) -> None:
         """Remove one entry from the main tree, in a transaction of its own."""
-        with self.write() as transaction:
-            del transaction[key]
+        self._combiner.write(self, WriteTransaction.__delitem__, key)
 
     def put(self, key: object, value: object, *, overwrite: bool = True) -> bool:
         """Store one entry in the main tree, in a transaction of its own; see `WriteTree.put`."""
-        with self.write() as transaction:
-            return transaction.put(key, value, overwrite=overwrite)
+        stored: bool = self._combiner.write(self, _put, key, value, overwrite)
+        return stored
 
     def delete(self, key: object) -> bool:
         """Remove one entry from the main tree, in a transaction of its own; False if there is none."""
-        with self.write() as transaction:
-            return transaction.delete(key)
+        found: bool = self._combiner.write(self, WriteTransaction.delete, key)
+        return found
+
+    def has_turn(self) -> bool:
+        """Whether the calling thread is the one who may write to this file."""
+        return self._pager().writer_lock.is_mine()
 
     # ------------------------------------------------------------ about the whole file
 
@@ -527,6 +534,10 @@ class Database(Handle[Core, Transaction]):
         if "disk" in self._options:
             raise TypeError("a database on a disk of its own cannot be pickled")
         return _reopen, (self._path, {**self._options, "create": False})
+
+
+def _put(transaction: WriteTransaction, key: object, value: object, overwrite: bool) -> bool:
+    return transaction.put(key, value, overwrite=overwrite)
 
 
 def _reopen(path: str, options: dict[str, Any]) -> Database:

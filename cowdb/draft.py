@@ -79,6 +79,7 @@ class Draft:
         self.writing = False  # its pages are on their way to the file, so nobody may end it now
         self.handed_on = False  # sealed, and the writer lock is somebody else's by now
         self.written = 0  # pages written early, to keep within the memory budget
+        self.member: Member | None = None  # what it has become by its commit
 
     @property
     def main(self) -> Writer:

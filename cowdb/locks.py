@@ -38,7 +38,7 @@ if TYPE_CHECKING:
             """Let it go."""
 
 
-__all__ = ["Turn", "WriterLock", "me", "reachable", "refuse_inside", "tries"]
+__all__ = ["Turn", "WriterLock", "entered", "me", "reachable", "refuse_inside", "tries"]
 
 INSIDE: Final = (
     "this thread is in the middle of a call to this database, further up; a signal's handler had better raise an "
@@ -85,7 +85,7 @@ def reachable(lock: Lockable, owner: object) -> bool:
     mine = False
     try:
         for mine in iter(partial(lock.acquire, True, _LONG), None):
-            if mine or _entered(owner):
+            if mine or entered(owner, 2):
                 break
     finally:
         if mine:
@@ -93,9 +93,12 @@ def reachable(lock: Lockable, owner: object) -> bool:
     return mine
 
 
-def _entered(owner: object) -> bool:
-    """Whether the method of `owner` that asks was called by something that another method of it has called."""
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - its documented name
+def entered(owner: object, above: int = 1) -> bool:
+    """Whether the method of `owner` that asks was called by something that another method of it has called.
+
+    That method's frame is as far `above` this one.
+    """
+    frame: FrameType | None = sys._getframe(above)  # noqa: SLF001 - its documented name
     while frame is not None and frame.f_locals.get("self") is owner:
         frame = frame.f_back  # methods that call each other
     while frame is not None and frame.f_locals.get("self") is not owner:
@@ -218,6 +221,11 @@ class WriterLock:
         if self._due():
             self._act()
         return free
+
+    def is_mine(self) -> bool:
+        """Whether the calling thread has the lock."""
+        holder = self._holder
+        return holder is not None and holder.me is me() and not holder.over
 
     def holds(self, turn: Turn) -> bool:
         """Whether the lock is this turn's, which is not over."""

@@ -321,10 +321,11 @@ class Pager:
         self.next_transaction = draft.following
         allocator.base = transaction
         draft.allotted = False  # only now: interrupted in between, the next draft must not use this one's free list
-        member = Member(meta, space, written + draft.written, changes.copied, changes.operations)
+        member = draft.member = Member(meta, space, written + draft.written, changes.copied, changes.operations)
         if lazy:
             self.group.drain(self._publish)
             self._publish([member], lazy=True)
+            member.done = True
             return
 
         # From here on the next writer of this process builds on this state, while it becomes durable (group commit).

@@ -120,6 +120,12 @@ class WriteTransaction(Writing, WriteTree):
         return self._owner is None
 
     @property
+    def committed(self) -> bool:
+        """True once its changes are the state of the database, also if an exception came out of the commit then."""
+        member = self._draft.member
+        return member is not None and member.done
+
+    @property
     def committing(self) -> bool:
         """True once a commit has let the writer lock go; it may still be on its way to the disk."""
         return self._draft.handed_on

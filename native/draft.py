@@ -53,6 +53,7 @@ class Draft:
     closed = cython.declare(cython.bint, visibility="readonly")
     writing = cython.declare(cython.bint, visibility="public")
     handed_on = cython.declare(cython.bint, visibility="public")
+    member = cython.declare(object, visibility="public")
     _main: Writer  # made here, or ...
     _transaction: object  # ... a weak reference to the write transaction, which has the draft
     _catalog: Writer

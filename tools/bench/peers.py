@@ -58,6 +58,7 @@ COMPILED = (
     Goal("put_durable", AT_MOST, 0.75, 0.55),
     Goal("put_lazy", AT_MOST, 2.5, 1),
     Goal("threads", AT_LEAST, 5, 10),
+    Goal("thread_calls", AT_LEAST, 5, 10),
     Goal("size", AT_MOST, 1, 0.8),
     Goal("growth", AT_MOST, 0.01, 0.001),
 )

@@ -63,7 +63,13 @@ def workloads(count: int) -> dict[str, Workload]:
         "replace": one("replace", "replace at random, one transaction", "writing", work.replace),
         "delete": one("delete", "delete at random, one transaction", "writing", work.delete),
         "put_durable": one("put_durable", "durable transaction of one put", "transactions", work.put_durable),
-        "threads": one("threads", f"the same by {THREADS} threads", "transactions", work.threads),
+        "threads": Workload(
+            (
+                Row("threads", f"the same by {THREADS} threads", "transactions"),
+                Row("thread_calls", f"the same by {THREADS} threads, one call each", "transactions"),
+            ),
+            work.threads,
+        ),
         "put_lazy": one("put_lazy", "lazy transaction of one put", "transactions", work.put_lazy),
         "mixed_5": one("mixed_5", "mixed, 95 % gets, lazy transactions of one", "transactions", work.mixed_5),
         "mixed_50": one("mixed_50", "mixed, 50 % gets, lazy transactions of one", "transactions", work.mixed_50),

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import bare
@@ -24,6 +25,7 @@ from harness import AT_LEAST, AT_MOST, Figure, Options, Report
 from together import in_threads
 
 THREADS = 16
+Put = Callable[[cowdb.Database, int, int], float]
 PROCESSES = 50
 SNAPSHOTS = 1000
 ADDED_MS = 2.0
@@ -89,12 +91,17 @@ def run(options: Options) -> Report:
         before = db.stats()
         figures = [threads(db, commits, commits, options.runs, f"durable transactions, {THREADS} threads")]
         after = db.stats()
+        figures.append(
+            threads(db, commits, commits, options.runs, "the same, one call each: db[key] = value", put_calls)
+        )
     shared = (after.flushes - before.flushes) / (after.commits - before.commits)
     limit = bare.gain(options.directory, THREADS, commits, options.runs)
     for more in SLOWER_MS:
         with open_on(Slower(more / 1000), options.directory / f"slower-{more}.cowdb") as db:
-            what = f"the same where a flush takes {more} ms more"
+            what = f"durable transactions, where a flush takes {more} ms more"
             figures.append(threads(db, commits // 2, commits // 8, options.runs, what))
+            what = f"one call each, where a flush takes {more} ms more"
+            figures.append(threads(db, commits // 2, commits // 8, options.runs, what, put_calls))
 
     path = filled(options.directory)
     seconds = 1.0 if (options.records or RECORDS) >= RECORDS else 0.1
@@ -147,11 +154,12 @@ class Slower(FileDisk):
         return SlowFile(self.seconds, path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode, read_only=False)
 
 
-def threads(db: cowdb.Database, shared: int, alone: int, runs: int, what: str) -> Figure:
+def threads(db: cowdb.Database, shared: int, alone: int, runs: int, what: str, put: Put | None = None) -> Figure:
     """Durable commits a second: `shared` of them made by many threads, beside `alone` made by one."""
+    put = put or put_with_threads
     many, one = harness.pairs(
-        lambda: put_with_threads(db, THREADS, shared) / shared,
-        lambda: put_with_threads(db, 1, alone) / alone,
+        lambda: put(db, THREADS, shared) / shared,
+        lambda: put(db, 1, alone) / alone,
         runs,
     )
     return Figure(
@@ -167,6 +175,17 @@ def put_with_threads(db: cowdb.Database, threads: int, commits: int, durability:
         for turn in range(each):
             with db.write(durability=durability) as txn:
                 txn[b"%d-%d" % (number, turn % 50)] = b"%d" % turn
+
+    return in_threads(threads, work) * commits / (each * threads)
+
+
+def put_calls(db: cowdb.Database, threads: int, commits: int) -> float:
+    """The same, by one call each."""
+    each = -(-commits // threads)
+
+    def work(number: int) -> None:
+        for turn in range(each):
+            db[b"%d-%d" % (number, turn % 50)] = b"%d" % turn
 
     return in_threads(threads, work) * commits / (each * threads)
 

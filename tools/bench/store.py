@@ -128,6 +128,10 @@ class Store:
         """A put each, each in a write transaction of its own. Threads may call it at the same time."""
         raise NotImplementedError
 
+    def put_calls(self, pairs: Sequence[Pair]) -> None:
+        """The same by the store's shortest call, where it has one that is a write transaction of its own."""
+        self.put_each(pairs)
+
     def mixed(self, operations: Sequence[Operation]) -> int:
         """Gets and puts, each in a transaction of its own; how many gets found something."""
         raise NotImplementedError

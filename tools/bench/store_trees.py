@@ -101,6 +101,11 @@ class Cowdb(Store):
             with write() as txn:
                 txn.put(key, value)
 
+    def put_calls(self, pairs: Sequence[Pair]) -> None:
+        db = self.db
+        for key, value in pairs:
+            db[key] = value
+
     def mixed(self, operations: Sequence[Operation]) -> int:
         found = 0
         read, write = self.db.read, self.db.write

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import records
+from records import Pair
 from store import Store
 from together import in_threads
 
@@ -299,18 +300,24 @@ def put_lazy(bench: Bench) -> Outcome:
 
 
 def threads(bench: Bench) -> Outcome:
-    """The durable transactions by sixteen threads."""
+    """The durable transactions by sixteen threads, each begun and committed, or by the store's shortest call."""
     store = bench.base()
     each = bench.few(50)
-    keys = records.sample(bench.records, each * THREADS, bench.run)
-    pairs = records.replacements(keys, bench.run)
-    gc.collect()
-    seconds = in_threads(THREADS, lambda number: store.put_each(pairs[number::THREADS]))
-    store.settle()
-    return {"threads": seconds / len(pairs)}, store.get(keys)
+    values: Values = {}
+    found = 0
+    for row, put in ("threads", store.put_each), ("thread_calls", store.put_calls):
+        keys = records.sample(bench.records, each * THREADS, f"{bench.run} {row}")
+        pairs = records.replacements(keys, f"{bench.run} {row}")
+        gc.collect()
+        values[row] = _by_threads(put, pairs)
+        store.settle()
+        found += store.get(keys)
+    return values, found
 
 
-# ---------------------------------------------------------------- large values
+def _by_threads(put: Callable[[Sequence[Pair]], object], pairs: list[Pair]) -> float:
+    """Seconds a pair."""
+    return in_threads(THREADS, lambda number: put(pairs[number::THREADS])) / len(pairs)
 
 
 def _large(bench: Bench, size: int, most: int, name: str) -> Outcome:
