@@ -25,8 +25,11 @@ ROWS = {
     "old_reader": ["growth under an old reader"],
     "sharing": [
         "durable transactions, 16 threads",
-        "the same where a flush takes 1 ms more",
-        "the same where a flush takes 4 ms more",
+        "one call each, 16 threads",
+        "durable transactions, where a flush takes 1 ms more",
+        "one call each, where a flush takes 1 ms more",
+        "durable transactions, where a flush takes 4 ms more",
+        "one call each, where a flush takes 4 ms more",
         "random gets while a process commits every 5 ms, 2 processes",
         "random gets while a process commits without a pause, 2 processes",
         "lazy commit, 20 snapshots in 4 processes: added ms",

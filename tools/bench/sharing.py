@@ -91,9 +91,8 @@ def run(options: Options) -> Report:
         before = db.stats()
         figures = [threads(db, commits, commits, options.runs, f"durable transactions, {THREADS} threads")]
         after = db.stats()
-        figures.append(
-            threads(db, commits, commits, options.runs, "the same, one call each: db[key] = value", put_calls)
-        )
+        what = f"one call each, {THREADS} threads"
+        figures.append(threads(db, commits, commits, options.runs, what, put_calls))
     shared = (after.flushes - before.flushes) / (after.commits - before.commits)
     limit = bare.gain(options.directory, THREADS, commits, options.runs)
     for more in SLOWER_MS:
