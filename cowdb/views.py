@@ -10,6 +10,7 @@ its length comes from the counts in the references, in O(log n).
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from operator import index
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from cowdb import format as fmt
@@ -28,6 +29,14 @@ _MISSING: Final = object()
 Item = tuple[bytes, bytes]
 
 
+def _as_limit(limit: object) -> int:
+    """How many entries at most; `TypeError` if it is no whole number."""
+    try:
+        return index(limit)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"limit is a whole number of entries or None, not {limit!r}") from None
+
+
 class _Range:
     """Bounds in one tree; the base of the three views."""
 
@@ -36,7 +45,7 @@ class _Range:
         self._low = low
         self._high = high
         self._reverse = reverse
-        self._limit = limit
+        self._limit = None if limit is None else _as_limit(limit)
 
     def _scan(self, kind: int) -> Iterator[Any]:
         return scan(self._tree, kind, self._low, self._high, reverse=self._reverse, limit=self._limit)

@@ -529,3 +529,12 @@ def test_what_is_shown_of_trees_and_cursors():
         assert repr(named) == "<cowdb.WriteTree, closed>"
         with db.read() as snap:
             assert repr(snap.tree("named")) == f"<cowdb.Tree, {len(MODEL)} entries>"
+
+
+@pytest.mark.parametrize("limit", ["x", 1.5, b"1", [], object()])
+@pytest.mark.parametrize("view", ["keys", "values", "items"])
+def test_a_limit_that_is_no_whole_number_is_refused_where_it_is_given(view, limit):
+    with tree_of("snapshot") as tree:
+        with pytest.raises(TypeError, match="limit is a whole number of entries or None, not "):
+            getattr(tree, view)(limit=limit)
+        assert len(list(getattr(tree, view)(limit=True))) == 1  # as in a slice
