@@ -31,6 +31,7 @@ cdef extern from "kernel.h" nogil:
     void prefetch(const u8 *at)
     void sort_runs(Run *at, size_t count)
     void prefetch_all(const u8 *at, Py_ssize_t length)
+    void prefetch_leaf(const u8 *at, Py_ssize_t length)
     int narrow(const u8 *slots, int first, int left, u64 wanted)
     void crc_prepare()
     u32 crc_of(const u8 *at, size_t length, u32 before, int portable)

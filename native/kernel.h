@@ -132,6 +132,15 @@ static inline void prefetch_all(const unsigned char *at, ptrdiff_t length)
         prefetch(at + i);
 }
 
+/* Ask for what a look into the leaf at `at` will read, before its header can say how much that is: header and slots,
+ * and a place among the cells, for the address of that half of the page has to be translated too. It may be anywhere. */
+static inline void prefetch_leaf(const unsigned char *at, ptrdiff_t size)
+{
+    for (ptrdiff_t i = 0; i < 512; i += 64)
+        prefetch(at + i);
+    prefetch(at + size - 2048);
+}
+
 /* ---------------------------------------------------------------- Python's objects */
 
 #ifdef Py_GIL_DISABLED

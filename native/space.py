@@ -149,6 +149,8 @@ class Space:
     def reach(self, ref: cython.pointer[Ref], level: cython.int, view: cython.pointer[View]) -> cython.int:
         """Look at the page that a reference leads to, verified. O(1) once it was met."""
         birth: u32 = cython.cast(u32, ref.birth)
+        if not level:
+            prefetch_leaf(self.base + (ref.number << self.shift), self.page_size)
         if ref.number >= self.pages or self.births[ref.number] != birth or not birth:
             self.believe(ref, level)
         if (
