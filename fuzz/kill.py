@@ -7,7 +7,7 @@ round goes on with what is left, and every other time the file is judged first: 
 of its content, the checker, three more commits, the checker again.
 
     full, lazy    one writer                       killed
-    group         three threads that share flushes killed
+    group         three threads that share flushes, and transactions, killed
     herd          two writers, three readers       one of them killed at a time, then all
     ext4, xfs     one or three writers             the file system cut off below them
 

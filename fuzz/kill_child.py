@@ -156,16 +156,28 @@ def _guarded(job: Job, pipe: int, db: cowdb.Database, writer: int, started: int)
 
 
 def _commit_for_ever(job: Job, pipe: int, db: cowdb.Database, writer: int, started: int) -> None:
-    """Commits, tells, and goes on; what a dead process left in flight may appear with the first transaction."""
+    """Commits, tells, and goes on; what a dead process left in flight may appear with the first transaction.
+
+    Where there are other threads, every other transaction may be made together with theirs.
+    """
     number = started
     while True:
-        with db.write() as transaction:
-            number = int(transaction.get(counter(writer), b"0")) + 1
-            _into(transaction, job.seed, writer, number)
+        if number % 2 and len(job.writers) > 1:
+            number = db._combiner.write(db, _next, job.seed, writer)
+        else:
+            with db.write() as transaction:
+                number = _next(transaction, job.seed, writer)
         _tell(pipe, b"A", writer, number)
         if job.durability == "lazy" and number % 9 == 0:
             db.sync()
             _tell(pipe, b"D", writer, number)
+
+
+def _next(transaction: Any, seed: int, writer: int) -> int:
+    """The writer's next transaction; its number."""
+    number = int(transaction.get(counter(writer), b"0")) + 1
+    _into(transaction, seed, writer, number)
+    return number
 
 
 def _into(transaction: Any, seed: int, writer: int, number: int) -> None:
