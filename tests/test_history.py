@@ -36,6 +36,12 @@ class Lists:
         return known
 
 
+def append(transaction, lists, keys, value):
+    reads = [(key, lists(transaction, key)) for key in keys]
+    transaction[keys[0]] = b" ".join([*reads[0][1], value])
+    return reads
+
+
 def work(db, me, count, history):
     rng = random.Random(me)
     lists = Lists()
@@ -49,9 +55,12 @@ def work(db, me, count, history):
                 one.reads = [(key, lists(snapshot, key)) for key in keys + keys]
         else:
             value = b"%d.%d" % (me, number)
-            with db.write(durability="lazy" if rng.random() < 0.3 else "full") as transaction:
-                one.reads = [(key, lists(transaction, key)) for key in keys]
-                transaction[keys[0]] = b" ".join([*lists(transaction, keys[0]), value])
+            how = rng.random()
+            if how < 0.3:  # by one thread for several, as `db.put` does it
+                one.reads = db._combiner.write(db, append, lists, keys, value)
+            else:
+                with db.write(durability="lazy" if how < 0.5 else "full") as transaction:
+                    one.reads = append(transaction, lists, keys, value)
             one.appends = [(keys[0], value)]
         one.ended = time.monotonic()
         history.append(one)
