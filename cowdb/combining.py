@@ -3,9 +3,9 @@
 To put an entry takes microseconds, the pages and the flush of a transaction a
 hundred times that.  So while one such call is on its way, others do not each
 wait for a turn: they leave in a queue what they want done.  Whoever leads next
-does it for all of them, and each gets his own result, or his own error, when
-the transaction is committed.  To each it is a transaction of his own: nobody
-reads a state in between, and none returns before it is durable (I9).
+does it for all of them, and each gets his own result, or the engine's error for
+it, when the transaction is committed.  To each it is a transaction of his own:
+nobody reads a state in between, and none returns before it is durable (I9).
 
     thread 1   leads    begin   put a   put b   put c   commit ---.
     thread 2   leaves "put b" --------'        |                  |-> each returns
@@ -13,24 +13,25 @@ reads a state in between, and none returns before it is durable (I9).
     thread 4   comes during the commit, waits, leads next --------'
 
 Threads that were served together come back together, so the next leader waits
-for as many as there were, but no longer than their transaction took.
+for as many as there were, for a millisecond at most.
 
 The scheme is that of flat combining (Hendler, Incze, Shavit and Tzafrir, 2010).
-A leader may be interrupted at any line.  So a thread that sleeps wakes by
-itself now and then; and once it has the lead, nobody else is at its call: then
-the transaction says whether it was committed, and if not, the thread does it itself.
+A leader may be interrupted at any line, also by an exception of a signal's
+handler, which is his alone.  So nothing is concluded from what he was about to
+do: the transaction says whether it was committed.  A thread that sleeps wakes by
+itself now and then; and once it has the lead, nobody else is at its call: if
+that was not committed, it does it itself.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from cowdb.errors import LockTimeoutError, PoisonedError
-from cowdb.locks import entered, refuse_inside, tries
+from cowdb.errors import Error, ForkedError, PoisonedError
+from cowdb.locks import inside, refuse_inside, tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,14 @@ __all__ = ["Combiner"]
 
 _LOOK_AGAIN: Final = 0.05
 """Seconds that a thread sleeps at most before it looks by itself whether its call is done, or nobody leads."""
+
+_PATIENCE: Final = 0.001
+"""Seconds that a leader waits at most for the others of last time, and no longer than their transaction took."""
+
+_ENGINE: Final = frozenset(
+    f"cowdb.{name}" for name in ("bytelocks", "combining", "core", "group", "locks", "pager", "readers", "sharing")
+)
+"""Who is in the middle of one of these, further up, may have what the leader needs: it must not wait for him."""
 
 
 class Database(Protocol):
@@ -54,8 +63,8 @@ class Database(Protocol):
     def has_turn(self) -> bool:
         """Whether the calling thread is the one who may write."""
 
-    def sync(self) -> None:
-        """Make every transaction so far durable."""
+    def see_to(self, transaction: WriteTransaction) -> None:
+        """Have a transaction come to its end whose commit was interrupted; `PoisonedError` if nobody knows which."""
 
 
 class _Call:
@@ -67,20 +76,21 @@ class _Call:
         self.change = change
         self.arguments = arguments
         self.result: Any = None
-        self.error: Exception | None = None
+        self.error: Error | None = None
         self.transaction: WriteTransaction | None = None  # in which it was done last
         self.over = False
         self.wake: threading.Lock | None = None  # for which its thread sleeps
 
     def make(self, transaction: WriteTransaction) -> None:
-        """Do it. Its error is its thread's alone, unless the change broke off in the middle."""
+        """Do it. The engine's error is for its thread alone, unless the change broke off in the middle."""
         self.transaction = transaction
         self.error = None
         try:
             self.result = self.change(transaction, *self.arguments)
-        except Exception as error:
+        except Error as error:
             if transaction.changes.torn:
                 raise
+            error.__context__ = error.__traceback__ = None  # they have what belongs to the leader
             self.error = error
 
 
@@ -95,33 +105,35 @@ class Combiner:
         self._ended = 0.0  # when that was, on the performance counter,
         self._seconds = 0.0  # and how long it took
         self._full: threading.Lock | None = None  # for which the leader waits until as many are there again
+        self.abandoned = False  # it is a parent's, and this process its forked child
 
     def write(self, database: Database, change: Callable[..., Any], *arguments: object) -> Any:
-        """What ``change(transaction, *arguments)`` returns, when its transaction is committed; raises what it raised.
+        """What ``change(transaction, *arguments)`` returns, when its transaction is committed; raises its `Error`.
 
-        Another thread may call it, several times if a transaction fails. Raises also what beginning and committing do.
+        Another thread may call it, and call it again in another transaction if the first one fails: so it runs no
+        code of a caller's.  Raises also what beginning and committing do.
         """
         call = _Call(change, arguments)
-        if self._lead.locked() or not self._make_if_free(database, call):
+        if self._lead.locked() or not self._make_if_free(database, call, database.lock_timeout):
             self._wait(database, call)
-        error, call.error = call.error, None  # which has the frames that have the call
+        error, call.error = call.error, None
         if error is None:
             return call.result
         try:
             raise error
         finally:
-            del error
+            del error  # it has the frame that has it
 
     # ------------------------------------------------------------ leading
 
-    def _make_if_free(self, database: Database, call: _Call, timeout: float | None = None) -> bool:
+    def _make_if_free(self, database: Database, call: _Call, timeout: float | None) -> bool:
         """Do the call, and others with it, if nobody leads; false if somebody does."""
         mine = False
         try:
             for mine in self._tries:  # noqa: B007 - it is looked at behind it
                 break
             if mine and not call.over:
-                self._make(database, call, database.lock_timeout if timeout is None else timeout)
+                self._make(database, call, timeout)
         finally:
             if mine:
                 self._lead.release()
@@ -130,38 +142,40 @@ class Combiner:
 
     def _make(self, database: Database, own: _Call, timeout: float | None) -> None:
         """Do the call, and all that wait, in one transaction; `own` is over, or this raises what befell it."""
-        if own.wake is not None:
-            self._withdraw(own)
-            if own.transaction is not None and self._was_committed(database, own.transaction):
-                own.over = True  # and who led was interrupted before he could say so
+        if own.wake is not None and not self._withdraw(own) and own.transaction is not None:
+            # Who led was interrupted, or failed, before he could say how it went.
+            database.see_to(own.transaction)
+            if own.transaction.committed:
+                own.over = True
                 return
         if self._last > 1:
-            self._gather()
+            self._gather(timeout)
         others: list[_Call] = []
         try:
             self._make_together(database, own, others, timeout)
         except PoisonedError:
             raise
-        except Exception:
-            if not others:
+        except Error:
+            if not others or (own.transaction is not None and own.transaction.committed):
                 raise
-            with database.write(timeout=timeout) as transaction:  # perhaps it was another one's fault
-                own.make(transaction)
+            _make_alone(database, own, timeout)  # perhaps it was another one's fault
         own.over = True
 
     def _make_together(self, database: Database, own: _Call, others: list[_Call], timeout: float | None) -> None:
         """One transaction; `others` gets the calls that it made besides, and their threads go on."""
-        begun = time.perf_counter()
-        transaction = error = None
+        transaction = poisoned = None
         done = False
+        begun = 0.0
         try:
             with database.write(timeout=timeout) as transaction:
+                begun = time.perf_counter()
                 own.make(transaction)
                 if self._waiting:
                     self._make_others(others, transaction)
+                transaction.commit()  # and not the end of the block: that says nothing of one that was aborted
             done = True
-        except PoisonedError as found:
-            error = found
+        except PoisonedError as error:
+            poisoned = error.args
             raise
         finally:
             self._last = 1 + len(others)
@@ -170,17 +184,12 @@ class Combiner:
                 self._seconds = self._ended - begun
                 done = done or (transaction is not None and transaction.committed)
                 for call in others:
-                    if error is not None:
-                        call.error = PoisonedError(*error.args)
-                    if done or error is not None:
+                    if done:
+                        call.over = True
+                    elif poisoned is not None:
+                        call.error = PoisonedError(*poisoned)
                         call.over = True
                     _release(call.wake)  # if it is not over, its thread does it
-
-    def _was_committed(self, database: Database, transaction: WriteTransaction) -> bool:
-        """Whether it was, though its thread failed or was interrupted. Certain, for what is sealed is flushed first."""
-        if not transaction.committed:
-            database.sync()
-        return transaction.committed
 
     def _make_others(self, others: list[_Call], transaction: WriteTransaction) -> None:
         """Do what waits, first come, first served; `others` gets those calls."""
@@ -193,17 +202,18 @@ class Combiner:
             others.append(call)
             call.make(transaction)
 
-    def _gather(self) -> None:
-        """Wait for as many calls as were done together last, if that was just now, but no longer than they took."""
+    def _gather(self, timeout: float | None) -> None:
+        """Wait for as many calls as were done together last, if that was just now."""
+        patience = min(self._seconds, _PATIENCE) if timeout is None else min(self._seconds, _PATIENCE, timeout)
         missing = self._last - 1 - len(self._waiting)
-        if missing <= 0 or time.perf_counter() - self._ended > self._seconds:
+        if missing <= 0 or time.perf_counter() - self._ended > patience:
             return
         full = threading.Lock()
         full.acquire()
         try:
             self._full = full
             if len(self._waiting) + 1 < self._last:
-                full.acquire(timeout=self._seconds)
+                full.acquire(timeout=patience)
         finally:
             self._full = None
 
@@ -218,9 +228,13 @@ class Combiner:
 
     def _wait(self, database: Database, call: _Call) -> None:
         """Have somebody do the call, or do it when nobody leads any more."""
-        timeout = database.lock_timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
-        left = None
+        if inside(_ENGINE):
+            refuse_inside()
+        left = timeout = database.lock_timeout
+        if timeout == 0 or database.has_turn():
+            _make_alone(database, call, timeout)  # which says that this thread has it already, or waits for nothing
+            return
+        deadline = 0.0 if timeout is None else time.monotonic() + timeout
         wake = call.wake = threading.Lock()
         wake.acquire()
         try:
@@ -228,20 +242,16 @@ class Combiner:
             if self._full is not None and len(self._waiting) + 1 >= self._last:
                 _release(self._full)
             while self._lead.locked() or not self._make_if_free(database, call, left):
-                if deadline is not None:
-                    left = max(0.0, deadline - time.monotonic())
-                woken = wake.acquire(timeout=_LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN))
+                wake.acquire(timeout=_LOOK_AGAIN if not left else min(left, _LOOK_AGAIN))
                 if call.over:
                     return
-                if woken:
-                    continue
-                if entered(self):
-                    refuse_inside()
-                if database.has_turn():
-                    database.write()  # it refuses: this thread writes already
-                if left == 0 and self._withdraw(call):
-                    assert timeout is not None
-                    raise LockTimeoutError("the writer lock", timeout, os.getpid())
+                if self.abandoned:
+                    raise ForkedError("this process was forked off in the middle of this call, by its own thread")
+                if timeout is not None:
+                    left = max(0.0, deadline - time.monotonic())
+                    if not left and self._withdraw(call):
+                        _make_alone(database, call, left)  # the time for which others do not let it write is up
+                        return
         except BaseException:
             self._withdraw(call)
             raise
@@ -253,6 +263,14 @@ class Combiner:
         except ValueError:
             return False
         return True
+
+
+def _make_alone(database: Database, call: _Call, timeout: float | None) -> None:
+    """Do the call in a transaction of its own."""
+    with database.write(timeout=timeout) as transaction:
+        call.make(transaction)
+        transaction.commit()
+    call.over = True
 
 
 def _release(lock: threading.Lock | None) -> None:

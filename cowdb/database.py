@@ -30,6 +30,7 @@ from cowdb.errors import (
     ClosedError,
     Error,
     ForkedError,
+    KeyNotFoundError,
     PoisonedError,
     ReadOnlyError,
 )
@@ -48,6 +49,7 @@ from cowdb.opening import (
 from cowdb.pager import Pager
 from cowdb.storage import Disk, FileDisk
 from cowdb.transaction import DURABILITIES, Transaction, WriteTransaction
+from cowdb.tree import as_key
 from cowdb.writing import BEING_WRITTEN
 
 if TYPE_CHECKING:
@@ -213,6 +215,7 @@ class Database(Handle[Core, Transaction]):
         for transaction in self._transactions():
             transaction.abandon()
         self._open = {}  # their owners have this handle, and would keep it until the garbage collector comes by
+        self._combiner.abandoned = True
         self._combiner = Combiner()
 
     def _transactions(self) -> list[Transaction | WriteTransaction]:
@@ -331,29 +334,45 @@ class Database(Handle[Core, Transaction]):
 
     __iter__ = None  # not a sequence: iterate over a transaction
 
-    # Threads that write at the same time share a transaction, and so a flush: see `combining`.
+    # Threads that write at the same time share a transaction, and so a flush: see `combining`.  What a key or a value
+    # is made of is found out here, by the thread that calls.
 
     def __setitem__(self, key: object, value: object) -> None:
         """Store one entry in the main tree, in a transaction of its own."""
-        self._combiner.write(self, WriteTransaction.put, key, value)
+        self._combiner.write(self, _put, as_key(key), as_key(value), True)
 
     def __delitem__(self, key: object) -> None:
-        """Remove one entry from the main tree, in a transaction of its own."""
-        self._combiner.write(self, WriteTransaction.__delitem__, key)
+        """Remove one entry from the main tree, or a slice of it, in a transaction of its own."""
+        if isinstance(key, slice):
+            with self.write() as transaction:
+                del transaction[key]
+        elif not self.delete(key):
+            raise KeyNotFoundError(key)
 
     def put(self, key: object, value: object, *, overwrite: bool = True) -> bool:
         """Store one entry in the main tree, in a transaction of its own; see `WriteTree.put`."""
-        stored: bool = self._combiner.write(self, _put, key, value, overwrite)
+        stored: bool = self._combiner.write(self, _put, as_key(key), as_key(value), bool(overwrite))
         return stored
 
     def delete(self, key: object) -> bool:
         """Remove one entry from the main tree, in a transaction of its own; False if there is none."""
-        found: bool = self._combiner.write(self, WriteTransaction.delete, key)
+        found: bool = self._combiner.write(self, WriteTransaction.delete, as_key(key))
         return found
 
     def has_turn(self) -> bool:
         """Whether the calling thread is the one who may write to this file."""
         return self._pager().writer_lock.is_mine()
+
+    def see_to(self, transaction: WriteTransaction) -> None:
+        """Have a transaction of another thread come to its end, whose commit was interrupted.
+
+        `PoisonedError` if writing has stopped, and with it any knowledge of how that ends.
+        """
+        if not transaction.committed:
+            with self._turn() as core:
+                core.pager.quiesce()
+                if not transaction.committed:
+                    core.pager.poison.refuse_member()
 
     # ------------------------------------------------------------ about the whole file
 
@@ -495,7 +514,7 @@ class Database(Handle[Core, Transaction]):
                 transaction.close()
             del transaction  # who has forgotten his, ends it only when nobody holds it
         for writer in self._writers_to_end():
-            writer.abort()
+            writer.cut_off()
             del writer
         if self._writing is not None:
             # Another thread is writing: it may finish.

@@ -78,8 +78,10 @@ class Draft:
         self.closed = False
         self.writing = False  # its pages are on their way to the file, so nobody may end it now
         self.handed_on = False  # sealed, and the writer lock is somebody else's by now
+        self.dropped = False  # aborted because the database was closed
         self.written = 0  # pages written early, to keep within the memory budget
-        self.member: Member | None = None  # what it has become by its commit
+        self.member: Member | None = None  # what it has become by its commit, until that and it have ended
+        self._committed = False
 
     @property
     def main(self) -> Writer:
@@ -132,6 +134,12 @@ class Draft:
             found.append(self._catalog)
         return found
 
+    @property
+    def committed(self) -> bool:
+        """Whether it has become the state, durable unless it was lazy."""
+        member = self.member
+        return self._committed or (member is not None and member.done)
+
     def changed(self) -> bool:
         """Whether there is anything to commit."""
         return any(writer.changed for writer in self.writers())
@@ -177,6 +185,9 @@ class Draft:
         for writer in self._all():
             Reader.close(writer)  # not the main tree's own close, which ends the whole transaction
         self.closed = True
+        if self.committed:
+            self._committed = True
+            self.member = None  # which has a mapping
         self._main = self._transaction = None
         self.space = None  # type: ignore[assignment]  # nobody looks any more, and the mapping may go
         self.changes.spill = _ended

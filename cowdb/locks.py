@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NoReturn
 from cowdb.errors import Error, LockTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
     from types import FrameType
     from typing import Protocol
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
             """Let it go."""
 
 
-__all__ = ["Turn", "WriterLock", "entered", "me", "reachable", "refuse_inside", "tries"]
+__all__ = ["Turn", "WriterLock", "inside", "me", "reachable", "refuse_inside", "tries"]
 
 INSIDE: Final = (
     "this thread is in the middle of a call to this database, further up; a signal's handler had better raise an "
@@ -85,7 +85,7 @@ def reachable(lock: Lockable, owner: object) -> bool:
     mine = False
     try:
         for mine in iter(partial(lock.acquire, True, _LONG), None):
-            if mine or entered(owner, 2):
+            if mine or _entered(owner):
                 break
     finally:
         if mine:
@@ -93,17 +93,32 @@ def reachable(lock: Lockable, owner: object) -> bool:
     return mine
 
 
-def entered(owner: object, above: int = 1) -> bool:
-    """Whether the method of `owner` that asks was called by something that another method of it has called.
-
-    That method's frame is as far `above` this one.
-    """
-    frame: FrameType | None = sys._getframe(above)  # noqa: SLF001 - its documented name
+def _entered(owner: object) -> bool:
+    """Whether the method of `owner` that asks was called by something that another method of it has called."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - its documented name
     while frame is not None and frame.f_locals.get("self") is owner:
         frame = frame.f_back  # methods that call each other
     while frame is not None and frame.f_locals.get("self") is not owner:
         frame = frame.f_back
     return frame is not None
+
+
+def inside(modules: Container[str]) -> bool:
+    """Whether this thread is in the middle of a function of one of these modules, which something else has called into.
+
+    So is a signal's handler or a finalizer that calls cowdb.  O(depth of the stack).
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - its documented name
+    while frame is not None and _module(frame).startswith("cowdb."):
+        frame = frame.f_back  # functions that call each other
+    while frame is not None and _module(frame) not in modules:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _module(frame: FrameType) -> str:
+    name: str = frame.f_globals.get("__name__") or ""
+    return name
 
 
 def refuse_inside() -> NoReturn:

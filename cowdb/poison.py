@@ -71,7 +71,7 @@ class Poison:
     def fail(self, what: str, error: BaseException, state: str = NOT_COMMITTED) -> NoReturn:
         """Poison the writer and say so. BUSY stays set (P2)."""
         self.reason = _IN_THE_MIDDLE  # first, and without asking for memory
-        self.reason = f"{what} failed ({error})"
+        self.reason = f"{what} failed ({error if str(error) else repr(error)})"
         if isinstance(error, OSError):
             raise PoisonedError(error.errno, f"{self.reason}; {state}; reading goes on, writing has stopped") from error
         raise error

@@ -122,13 +122,17 @@ class WriteTransaction(Writing, WriteTree):
     @property
     def committed(self) -> bool:
         """True once its changes are the state of the database, also if an exception came out of the commit then."""
-        member = self._draft.member
-        return member is not None and member.done
+        return self._draft.committed
 
     @property
     def committing(self) -> bool:
         """True once a commit has let the writer lock go; it may still be on its way to the disk."""
         return self._draft.handed_on
+
+    def cut_off(self) -> None:
+        """Abort it because the database is closed; the end of its block will say so."""
+        self._draft.dropped = True
+        self.abort()
 
     # ------------------------------------------------------------ named trees
 

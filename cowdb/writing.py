@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
     from cowdb.draft import Draft
 
-__all__ = ["BEING_WRITTEN", "Owner", "Writing"]
+__all__ = ["BEING_WRITTEN", "DROPPED", "Owner", "Writing"]
 
 BEING_WRITTEN: Final = (
     "this transaction is being written at this moment, further up in this thread or in another; end it afterwards"
+)
+
+DROPPED: Final = (
+    "the database was closed in the middle of this block, and its transaction aborted: nothing of it is stored"
 )
 
 
@@ -112,7 +116,10 @@ class Writing(Writer):
             raise
 
     def __enter__(self) -> Self:
-        """Use it as a block: it commits at the end, and aborts if the block raises."""
+        """Use it as a block: it commits at the end, and aborts if the block raises.
+
+        `ClosedError` at the end if it has changed something, and somebody has closed the database meanwhile.
+        """
         self.open_space()
         return self
 
@@ -124,6 +131,8 @@ class Writing(Writer):
                 self.abort()
             elif self._owner is not None:
                 self.commit()
+            elif self._draft.dropped and self.changes.operations:
+                raise ClosedError(DROPPED)
         except BaseException:
             if not self.being_written:  # else the thread that writes it ends it
                 self._finish()  # if it was interrupted before it began to end

@@ -53,7 +53,9 @@ class Draft:
     closed = cython.declare(cython.bint, visibility="readonly")
     writing = cython.declare(cython.bint, visibility="public")
     handed_on = cython.declare(cython.bint, visibility="public")
-    member = cython.declare(object, visibility="public")
+    dropped = cython.declare(cython.bint, visibility="public")
+    member = cython.declare(Member, visibility="public")
+    _committed: cython.bint
     _main: Writer  # made here, or ...
     _transaction: object  # ... a weak reference to the write transaction, which has the draft
     _catalog: Writer
@@ -164,6 +166,11 @@ class Draft:
             found = self.named[name] = self.writer(descriptor)
         return found
 
+    @property
+    def committed(self):
+        """Whether it has become the state, durable unless it was lazy."""
+        return self._committed or (self.member is not None and self.member.done)
+
     def stop(self) -> None:
         """See to it that nothing of it is written any more. It needs no memory."""
         main: Writer = self.found()
@@ -184,6 +191,9 @@ class Draft:
         if self._free is not None:
             self._free.shut()
         self.closed = True
+        if self.member is not None and self.member.done:
+            self._committed = True
+            self.member = None  # which has a mapping
         self._main = None
         self._transaction = None
         self.space = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from cowdb.writing import BEING_WRITTEN
+from cowdb.writing import BEING_WRITTEN, DROPPED
 from native.draft import *
 from native.sealing import *
 
@@ -89,6 +89,8 @@ class Writing(Writer):
                 self.abort()
             elif self._owner is not None:
                 self.commit()
+            elif self._draft.dropped and self._draft.changes.operations:
+                raise ClosedError(DROPPED)
         except BaseException:
             if not self.being_written:  # else the thread that writes it ends it
                 self.finish()  # if it was interrupted before it began to end

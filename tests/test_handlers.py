@@ -328,3 +328,27 @@ def test_nothing_is_changed_while_a_transaction_without_changes_ends(database):
     del pager.finish
     assert len(refused) == 1
     assert len(db) == 0
+
+
+@pytest.mark.guarantee
+@pytest.mark.parametrize("durability", ["full", "lazy"])
+def test_a_block_in_whose_middle_the_database_is_closed_says_that_nothing_is_stored(tmp_path, durability):
+    """The story: a signal's handler closed it; the block ended without a word, as if it had committed."""
+    path = tmp_path / "db"
+    db = cowdb.open(path, durability=durability)
+    with pytest.raises(cowdb.ClosedError, match="nothing of it is stored"), db.write() as transaction:
+        transaction[b"k"] = b"v"
+        db.close()
+    assert transaction.closed
+    assert not transaction.committed
+    with cowdb.open(path) as db:
+        assert len(db) == 0
+        with db.write() as transaction:  # who ends it himself knows
+            transaction[b"k"] = b"v"
+            transaction.abort()
+        with db.write() as transaction:
+            transaction[b"k"] = b"v"
+            transaction.commit()
+            assert transaction.committed
+        with db.write():  # and nothing is lost of nothing
+            db.close()
