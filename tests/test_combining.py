@@ -586,3 +586,248 @@ def test_a_signals_handler_that_writes_in_the_middle_of_what_its_thread_does_for
         job.outcome()
     assert len(refused) == 1
     assert b"handler" not in db.read()
+
+
+# ---------------------------------------------------------------- what a review found
+
+
+class AlarmError(Exception):
+    """What a signal's handler raises; no error of ours."""
+
+
+class SlowFlush(FaultyDisk):
+    """A disk whose flush takes so many seconds."""
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+        self.flushing = threading.Event()
+        super().__init__(CrashDisk(), before=self.wait)
+
+    def wait(self, call, _number):
+        if call == "flush" and self.seconds:
+            self.flushing.set()
+            time.sleep(self.seconds)
+
+
+def raising(transaction, key):
+    """A change in whose middle the leader's handler raises, when it is done for another thread."""
+    transaction[key] = b"1"
+    if threading.current_thread() is not raising.of:
+        raise AlarmError
+
+
+@pytest.mark.guarantee
+def test_what_a_handler_raises_while_its_thread_does_it_for_others_is_not_theirs(db):
+    """The story: the other thread got the alarm, its entry was committed, and the leader never heard of it."""
+
+    def theirs():
+        raising.of = threading.current_thread()
+        return db._combiner.write(db, raising, b"theirs")
+
+    jobs = together(db, lambda: db.put(b"leader", b"1"), theirs)
+    assert isinstance(jobs[0].end().error, AlarmError)
+    assert jobs[1].end().error is None
+    assert content(db)[None] == {b"first": b"0", b"theirs": b"1"}
+
+
+def test_what_a_handler_raises_after_the_commit_makes_nobody_do_it_once_more(db, monkeypatch):
+    """The story: `put` of a new key said that it was there already."""
+    pager = pager_of(db)
+    end_group = pager._end_group
+
+    def raise_once(turn):
+        end_group(turn)
+        if jobs and threading.current_thread() is jobs[0]:
+            monkeypatch.undo()
+            raise AlarmError
+
+    jobs = []
+    with db.write():
+        jobs += queued(db, *[lambda key=key: db.put(key, b"v", overwrite=False) for key in (b"a", b"b", b"c")])
+        monkeypatch.setattr(pager, "_end_group", raise_once)
+    assert isinstance(jobs[0].end().error, AlarmError)
+    assert [job.outcome() for job in jobs[1:]] == [True, True]
+    assert content(db)[None] == {b"first": b"0", b"a": b"v", b"b": b"v", b"c": b"v"}
+
+
+@pytest.mark.guarantee
+def test_closing_while_they_are_flushed_tells_nobody_that_it_failed():
+    """The story: who was asleep for longer than a moment got `ClosedError`, and its entry was durable."""
+    disk = SlowFlush()
+    db = opened(disk)
+    with db.write():
+        jobs = queued(db, *[lambda key=key: db.put(key, b"v") for key in (b"a", b"b")])
+        disk.seconds = 0.2
+    assert disk.flushing.wait(5)
+    closing = Job(db.close)
+    assert [job.outcome() for job in jobs] == [True, True]
+    closing.outcome()
+    disk.seconds = 0.0
+    again = opened(disk)
+    assert content(again) == {None: {b"a": b"v", b"b": b"v"}}
+    again.close()
+
+
+@pytest.mark.guarantee
+def test_a_handler_that_closes_while_its_thread_leads_loses_nothing_that_was_acknowledged(tmp_path):
+    """The story: the leader's transaction was aborted, and both were told that it was committed."""
+    path = tmp_path / "db"
+    db = cowdb.open(path)
+
+    def closing(transaction):
+        transaction[b"leader"] = b"1"
+        with contextlib.suppress(Error):
+            db.close()
+        return True
+
+    jobs = together(db, lambda: db._combiner.write(db, closing), lambda: db.put(b"other", b"1"))
+    told = {key for key, job in zip((b"leader", b"other"), jobs, strict=True) if job.end().error is None}
+    db.close()
+    with cowdb.open(path) as again, again.read() as snapshot:
+        assert set(snapshot) == told
+
+
+def test_nobody_waits_for_threads_that_were_held_up_by_something_else(db):
+    """The story: after a lock that had been held for two seconds, the next call, alone, waited as long."""
+    with db.write():
+        jobs = queued(db, *[counting(db, b"%d" % n) for n in range(4)])
+        time.sleep(0.3)
+    for job in jobs:
+        job.outcome()
+    assert db._combiner._last == 4
+    assert db._combiner._seconds < 0.25
+    begun = time.perf_counter()
+    db[b"k"] = b"v"
+    assert time.perf_counter() - begun < 0.25
+
+
+def test_a_flush_is_no_lock_that_somebody_holds():
+    """The story: calls that came while a flush took longer than their `lock_timeout` were refused."""
+    disk = SlowFlush()
+    db = opened(disk, lock_timeout=0.05)
+    db[b"first"] = b"0"
+    disk.seconds = 0.3
+    leader = Job(lambda: db.put(b"leader", b"v"))
+    assert disk.flushing.wait(5)
+    jobs = [Job(lambda key=key: db.put(key, b"v")) for key in (b"a", b"b", b"c")]
+    assert [job.outcome() for job in [leader, *jobs]] == [True] * 4
+    disk.seconds = 0.0
+    idle(db)
+    db.close()
+
+
+@pytest.mark.parametrize("where", ["flush", "gate"])
+def test_a_handler_in_the_middle_of_what_the_leader_needs_is_refused(where):
+    """The story: both threads waited for each other for ever."""
+    brake = Brake()
+    disk = CrashDisk(during_flush=brake)
+    db = opened(disk)
+    db[b"first"] = b"0"
+    refused = []
+
+    def handler(*_):
+        leader.append(Job(counting(db, b"leader")))
+        until(db._combiner._lead.locked)
+        time.sleep(0.02)  # it has the lead, and needs what this thread has
+        with pytest.raises(Error, match="in the middle of a call to this database") as caught:
+            db[b"handler"] = b"1"
+        refused.append(caught.value)
+
+    leader = []
+    if where == "flush":
+        disk.during_flush = lambda: leader or handler()
+        with db.write() as transaction:
+            transaction[b"block"] = b"1"
+        disk.during_flush = brake
+    else:
+        gate = pager_of(db).gate
+        snapshots = gate._used if hasattr(gate, "_used") else None
+        if snapshots is None:
+            pytest.skip("nothing interrupts the compiled gate")
+        with gate._lock:  # as in the middle of one of its methods
+            exec(compile("handler()", "readers.py", "exec"), {"__name__": "cowdb.readers", "handler": handler})
+    assert leader[0].outcome() == 1
+    assert len(refused) == 1
+    assert b"handler" not in db.read()
+    idle(db)
+    db.close()
+
+
+def test_what_a_key_is_made_of_is_found_out_by_its_own_thread(db):
+    """The story: `__bytes__` of a subclass ran in the leader's thread, with the writer lock held."""
+    ran = []
+
+    class Key(bytes):
+        def __bytes__(self):
+            ran.append(threading.current_thread())
+            return b"key"
+
+    jobs = together(db, lambda: db.put(b"leader", b"1"), lambda: db.put(Key(b"k"), Key(b"v")))
+    for job in jobs:
+        job.outcome()
+    assert set(ran) == {jobs[1]}
+    with pytest.raises(TypeError, match="keys and values are bytes-like, not str"):
+        db["text"] = b"v"
+    with pytest.raises(TypeError, match="keys and values are bytes-like, not int"):
+        db.put(b"k", 5)
+    del db[b"k":b"l"]
+    assert content(db)[None] == {b"first": b"0", b"leader": b"1"}
+
+
+def test_an_error_has_nothing_of_the_leaders(db):
+    def leading():
+        try:
+            raise ValueError("the leader's")
+        except ValueError:
+            return db.put(b"a", b"1")
+
+    jobs = together(db, leading, lambda: db.put(b"k" * 5000, b"v"))
+    jobs[0].outcome()
+    error = jobs[1].end().error
+    assert isinstance(error, KeySizeError)
+    assert error.__context__ is None
+    trace = error.__traceback__
+    while trace is not None:
+        assert trace.tb_frame.f_code.co_name not in {"leading", "_make_others", "make"}
+        trace = trace.tb_next
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_in_the_middle_of_the_wait_ends_it_in_the_child(db, monkeypatch):
+    transaction = Job(db.write).outcome()
+    leader = Job(counting(db, b"leader"))
+    until(lambda: pager_of(db).writer_lock._waiting)
+    real = threading.Lock
+    children = []
+
+    class Forking:
+        """As a signal's handler that forks while its thread sleeps."""
+
+        def __init__(self):
+            self.below = real()
+
+        def acquire(self, *arguments, **options):
+            if options and not children:
+                children.append(os.fork())
+            return self.below.acquire(*arguments, **options)
+
+        def __getattr__(self, name):
+            return getattr(self.below, name)
+
+    def call():
+        monkeypatch.setattr(combining_module.threading, "Lock", Forking)
+        try:
+            return counting(db, b"forked")()
+        except cowdb.ForkedError:
+            os._exit(7)
+        finally:
+            monkeypatch.undo()
+            if children == [0]:
+                os._exit(1)
+
+    job = Job(call)
+    until(lambda: children)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
+    transaction.abort()
+    assert [leader.outcome(), job.outcome()] == [1, 1]
