@@ -228,7 +228,7 @@ class Combiner:
 
     def _wait(self, database: Database, call: _Call) -> None:
         """Have somebody do the call, or do it when nobody leads any more."""
-        if inside(_ENGINE):
+        if inside(_ENGINE, 2):  # `write` has called us
             refuse_inside()
         left = timeout = database.lock_timeout
         if timeout == 0 or database.has_turn():

@@ -339,7 +339,9 @@ class Database(Handle[Core, Transaction]):
 
     def __setitem__(self, key: object, value: object) -> None:
         """Store one entry in the main tree, in a transaction of its own."""
-        self._combiner.write(self, _put, as_key(key), as_key(value), True)
+        if key.__class__ is not bytes or value.__class__ is not bytes:
+            key, value = as_key(key), as_key(value)
+        self._combiner.write(self, _put, key, value, True)
 
     def __delitem__(self, key: object) -> None:
         """Remove one entry from the main tree, or a slice of it, in a transaction of its own."""
@@ -361,7 +363,8 @@ class Database(Handle[Core, Transaction]):
 
     def has_turn(self) -> bool:
         """Whether the calling thread is the one who may write to this file."""
-        return self._pager().writer_lock.is_mine()
+        core = self._core
+        return core is not None and core.pager.writer_lock.is_mine()
 
     def see_to(self, transaction: WriteTransaction) -> None:
         """Have a transaction of another thread come to its end, whose commit was interrupted.

@@ -103,22 +103,17 @@ def _entered(owner: object) -> bool:
     return frame is not None
 
 
-def inside(modules: Container[str]) -> bool:
-    """Whether this thread is in the middle of a function of one of these modules, which something else has called into.
+def inside(modules: Container[object], above: int) -> bool:
+    """Whether this thread is in the middle of a function of one of these modules, as a handler or a finalizer may be.
 
-    So is a signal's handler or a finalizer that calls cowdb.  O(depth of the stack).
+    It looks at the function as far `above` the one that asks, and at what has called it.  O(depth of the stack).
     """
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - its documented name
-    while frame is not None and _module(frame).startswith("cowdb."):
-        frame = frame.f_back  # functions that call each other
-    while frame is not None and _module(frame) not in modules:
+    frame: FrameType | None = sys._getframe(above + 1)  # noqa: SLF001 - its documented name
+    while frame is not None:
+        if frame.f_globals.get("__name__") in modules:
+            return True
         frame = frame.f_back
-    return frame is not None
-
-
-def _module(frame: FrameType) -> str:
-    name: str = frame.f_globals.get("__name__") or ""
-    return name
+    return False
 
 
 def refuse_inside() -> NoReturn:
