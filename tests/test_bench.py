@@ -103,6 +103,7 @@ def test_the_floor_under_a_durable_commit_is_the_disks(quick):
         "the same, but the three lie side by side",
         "LMDB",
         "SQLite",
+        "cowdb, sixteen puts in one commit",
     ]
     assert rows[0][2:] == ["1.00", "1.00 to 1.00"]
     for row in rows:

@@ -60,6 +60,7 @@ class Layouts:
             "the same, but the three lie side by side": self.together,
             "LMDB: three pages of 4 KB far apart, a flush, the meta page, a flush": self.two_flushes,
             "SQLite: 4 KB behind those before, a flush": self.log,
+            "cowdb, sixteen puts in one commit: 33 pages far apart, the meta page, a flush": self.sixteen,
         }
 
     def measure(self, name: str, rounds: int) -> float:
@@ -78,9 +79,9 @@ class Layouts:
         """One of the two meta pages."""
         self.write(self.rng.randrange(2) * PAGE, size)
 
-    def scattered(self) -> None:
+    def scattered(self, pages: int = 3) -> None:
         """As cowdb does when the free pages lie far apart."""
-        for _ in range(3):
+        for _ in range(pages):
             self.write(self.anywhere(), PAGE)
         self.meta(PAGE)
         os.fdatasync(self.descriptor)
@@ -90,6 +91,10 @@ class Layouts:
         self.write(self.anywhere(3), 3 * PAGE)
         self.meta(PAGE)
         os.fdatasync(self.descriptor)
+
+    def sixteen(self) -> None:
+        """A leaf and a branch each, and the root, in a tree with some hundred branches."""
+        self.scattered(33)
 
     def two_flushes(self) -> None:
         """As LMDB does."""

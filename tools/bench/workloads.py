@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import os
 import random
 import re
 import time
@@ -193,7 +194,8 @@ def prefixes(bench: Bench) -> Outcome:
 
 
 def _load(store: Store, chunks: Sequence[tuple[int, int]], make: Callable[[int, int], list[records.Pair]]) -> float:
-    """Seconds that one transaction takes; making the records does not count."""
+    """Seconds that one transaction takes; neither making the records counts, nor what others have left to be written."""
+    os.sync()
     seconds = 0.0
     batch = store.batch()
     filled = batch.__enter__()
