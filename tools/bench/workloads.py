@@ -194,7 +194,7 @@ def prefixes(bench: Bench) -> Outcome:
 
 
 def _load(store: Store, chunks: Sequence[tuple[int, int]], make: Callable[[int, int], list[records.Pair]]) -> float:
-    """Seconds that one transaction takes; neither making the records counts, nor what others have left to be written."""
+    """Seconds that one transaction takes; making the records does not count, nor what others left to be written."""
     os.sync()
     seconds = 0.0
     batch = store.batch()
