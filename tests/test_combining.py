@@ -170,6 +170,7 @@ def test_threads_that_were_served_together_are_waited_for(db, monkeypatch):
     assert combiner._last == 4
     before = db.stats().commits
     monkeypatch.setattr(combiner, "_seconds", 30.0)
+    monkeypatch.setattr(combining_module, "_PATIENCE", 30.0)
     leader = Job(counting(db, b"0"))
     until(lambda: combiner._full is not None)
     others = [Job(counting(db, b"%d" % n)) for n in range(1, 4)]
