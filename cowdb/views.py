@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from operator import index
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, cast, overload
 
 from cowdb import format as fmt
 from cowdb.cursor import ITEMS, KEYS, VALUES, Cursor, after_prefix
@@ -29,10 +29,10 @@ _MISSING: Final = object()
 Item = tuple[bytes, bytes]
 
 
-def _as_limit(limit: object) -> int:
+def _as_limit(limit: SupportsIndex) -> int:
     """How many entries at most; `TypeError` if it is no whole number."""
     try:
-        return index(limit)  # type: ignore[arg-type]
+        return index(limit)
     except TypeError:
         raise TypeError(f"limit is a whole number of entries or None, not {limit!r}") from None
 
