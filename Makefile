@@ -26,7 +26,7 @@ demo: $(VENV)/stamp-run ## show what cowdb does: load, look up, snapshots, kill 
 	@$(BIN)/python tools/demo.py $(DEMO_ARGS)
 
 # Coverage is of the plain kernel. What concerns the kernel is run again with the compiled one, if it could be built.
-TWICE := page space tree path cursor writer views freelist transaction handlers catalog pager group combining recovery crash database core \
+TWICE := page space tree path cursor writer early views freelist transaction handlers catalog pager group combining recovery crash database core \
     readers handle locks interrupts interleavings processes forks corruption machine
 
 .PHONY: test

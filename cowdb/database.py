@@ -263,6 +263,7 @@ class Database(Handle[Core, Transaction]):
             self._writing = turn
             self._live()  # it may have been closed while we waited
             draft = pager.begin(turn)
+            draft.flushed = not lazy
             gate.hold(held)
             owner = _Owner(self, core, draft, held, lazy=lazy)
             transaction = WriteTransaction(owner)

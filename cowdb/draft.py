@@ -79,7 +79,8 @@ class Draft:
         self.writing = False  # its pages are on their way to the file, so nobody may end it now
         self.handed_on = False  # sealed, and the writer lock is somebody else's by now
         self.dropped = False  # aborted because the database was closed
-        self.written = 0  # pages written early, to keep within the memory budget
+        self.written = 0  # pages written early
+        self.flushed = True  # a flush follows, so the disk may begin with what is written early
         self.member: Member | None = None  # what it has become by its commit, until that and it have ended
         self._committed = False
 

@@ -30,6 +30,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -533,7 +534,6 @@ class Pager:
         main.open_space()  # an early write that failed has ended the draft
         try:
             draft.writing = True
-            draft.changes.torn = True
             self._write_early(draft)
         except BaseException:
             draft.writing = False
@@ -552,17 +552,21 @@ class Pager:
         draft.allotted = True
         free.release(own, changes.birth, live)
         writers = draft.writers()
-        numbers, runs = self.allocator.allot(draft, writers, live, fetch=False)
+        budget, changes.budget = changes.budget, sys.maxsize
+        changes.due = False  # reading records changes the free tree, which is not to begin this once more
+        numbers, runs = self.allocator.allot(draft, writers, live)
+        changes.budget = budget
+        changes.torn = True  # trees whose pages have numbers, and may not be in the file
         sealed = Sealed()
         place = _placer(runs)
         for writer in writers:
             writer.seal(numbers, place, sealed)
         self._extend(draft)
-        draft.written += self._write_pages(sealed, flushed=True)
+        draft.written += self._write_pages(sealed, flushed=draft.flushed)
         space = draft.main.open_space()
         if draft.page_count > space.pages:
             draft.move(self.extent.map(space))
-        changes.dirty = 0
+        changes.written()
 
     # ------------------------------------------------------------ sync and close
 

@@ -18,6 +18,9 @@ merged with a neighbour, or shares evenly with it.
 
 Numbers are given out at the seal, not before: a transaction that aborts has
 touched no allocator, and neighbours in key order become neighbours on disk.
+But what has come to its end is not kept in memory for long: full pages that
+sorted input leaves behind, and values of many pages, are sealed and written
+early, some megabytes at a time, so that the disk works while more comes in.
 """
 
 from __future__ import annotations
@@ -43,6 +46,9 @@ _BLANK: Final = bytes(fmt.REFERENCE_SIZE)
 _OVERFLOW_INFO: Final = fmt.OVERFLOW << fmt.LENGTH_BITS | fmt.REFERENCE_SIZE
 _HEADER: Final = fmt.PAGE_HEADER.struct
 
+EARLY: Final = 8 << 20
+"""Bytes that have come to their end, after which a transaction writes early."""
+
 INTERRUPTED: Final = "a change was interrupted in the middle, so this transaction can only be aborted"
 BUSY: Final = (
     "this transaction is in the middle of a change or of its commit, further up in this thread or in another; "
@@ -55,13 +61,18 @@ class Changes:
 
     `birth` is its id.  `freed` collects runs (start, length, birth) that its
     own state no longer uses.  `dirty` counts bytes of dirty pages and values
-    in memory; beyond `budget`, `spill` is called.  `torn` is set while a
-    change is half made, so that one which was interrupted is never committed.
-    `busy` is set during a change and during the commit, so that no signal's
-    handler, and no other thread, changes anything meanwhile.
+    in memory; beyond `budget`, `spill` is called.  `ended` counts those of
+    them that will hardly change again; beyond `early`, if they are the most of
+    it, `due` asks for the same.  `torn` is set while a change is half made, so
+    that one which was interrupted is never committed.  `busy` is set during a
+    change and during the commit, so that no signal's handler, and no other
+    thread, changes anything meanwhile.
     """
 
-    __slots__ = ("birth", "budget", "busy", "copied", "dirty", "freed", "inserted", "operations", "spill", "torn")
+    __slots__ = (
+        "birth", "budget", "busy", "copied", "dirty", "due", "early", "ended", "freed", "inserted", "operations",
+        "spill", "torn",
+    )  # fmt: skip
 
     def __init__(self, birth: int, budget: int, spill: Callable[[], None]) -> None:
         self.birth = birth
@@ -69,15 +80,30 @@ class Changes:
         self.spill = spill
         self.freed: list[tuple[int, int, int]] = []
         self.dirty = 0
+        self.early = EARLY
+        self.ended = 0
+        self.due = False
         self.copied = 0
         self.operations = 0
         self.inserted = False
         self.torn = False
         self.busy = False
 
+    def end(self, size: int) -> None:
+        """`size` bytes that are dirty have come to their end: nothing but a change of mind changes them again."""
+        self.ended += size
+        if self.ended >= self.early and 16 * (self.dirty - self.ended) <= self.ended:
+            self.due = True
+
+    def written(self) -> None:
+        """All that was dirty is in the file."""
+        self.dirty = self.ended = 0
+        self.due = False
+
     def close(self) -> None:
         """The commit begins to give out numbers: nothing is written early any more, and only it changes anything."""
-        self.budget = sys.maxsize
+        self.budget = self.early = sys.maxsize
+        self.due = False
         self.busy = True
 
 
@@ -202,7 +228,7 @@ class Writer(Reader):
             self._refuse_unless_inner()
         try:
             changes.busy = True
-            if changes.dirty > changes.budget:
+            if changes.due or changes.dirty > changes.budget:
                 changes.spill()
             tail = self._tail
             if tail is not None and key > self._greatest:
@@ -321,6 +347,7 @@ class Writer(Reader):
         self.large[number] = value
         self.overflow_pages += fmt.overflow_pages(length, self.page_size)
         self.changes.dirty += length
+        self.changes.end(length)
         return _OVERFLOW_INFO, fmt.Reference(0, self.changes.birth, length, number).pack()
 
     def _release(self, info: int, payload: bytes) -> None:
@@ -334,6 +361,7 @@ class Writer(Reader):
                 self._pending_value(reference.checksum)
                 del self.large[reference.checksum]
                 self.changes.dirty -= reference.count
+                self.changes.ended -= reference.count
             self.overflow_pages -= pages
 
     def _free_run(self, number: int, pages: int, birth: int) -> None:
@@ -367,6 +395,7 @@ class Writer(Reader):
             return
         if index == len(entries) - 1 and all(at == page.cells - 1 for page, at in path):
             place, left, right = index, leaf, Page.build_leaf(entries[index:], size)
+            self.changes.end(size)
         elif index == 0 and all(at == 0 for _, at in path):
             place, left, right = 1, Page.build_leaf(entries[:1], size), leaf
         else:
@@ -429,7 +458,7 @@ class Writer(Reader):
         if self.find(key) is None:
             return False
         changes = self.changes
-        if changes.dirty > changes.budget:
+        if changes.due or changes.dirty > changes.budget:
             changes.spill()
         path, leaf = self._own_path(key)
         index = leaf.lower_bound(key)

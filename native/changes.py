@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from native.memory import *
 
+from cowdb.writer import EARLY
+
 
 @cython.final
 @cython.cclass
@@ -15,6 +17,9 @@ class Changes:
     spill = cython.declare(object, visibility="public")
     freed = cython.declare(list, visibility="public")
     dirty = cython.declare(cython.longlong, visibility="public")
+    early = cython.declare(cython.longlong, visibility="public")
+    ended = cython.declare(cython.longlong, visibility="public")
+    due = cython.declare(cython.bint, visibility="public")
     copied = cython.declare(cython.longlong, visibility="public")
     operations = cython.declare(cython.longlong, visibility="public")
     inserted = cython.declare(cython.bint, visibility="public")
@@ -26,8 +31,32 @@ class Changes:
         self.budget = budget
         self.spill = spill
         self.freed = []
+        self.early = EARLY
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def end(self, size: cython.longlong) -> cython.void:
+        """`size` bytes that are dirty have come to their end: nothing but a change of mind changes them again."""
+        self.ended += size
+        if self.ended >= self.early and 16 * (self.dirty - self.ended) <= self.ended:
+            self.due = True
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def full(self) -> cython.bint:
+        """Whether it is time to write early."""
+        return self.due or self.dirty > self.budget
+
+    def written(self) -> None:
+        """All that was dirty is in the file."""
+        self.dirty = 0
+        self.ended = 0
+        self.due = False
 
     def close(self) -> None:
         """The commit begins to give out numbers: nothing is written early any more, and only it changes anything."""
         self.budget = cython.cast(cython.longlong, 1) << 62
+        self.early = self.budget
+        self.due = False
         self.busy = True

@@ -49,6 +49,7 @@ class Draft:
     named = cython.declare(dict, visibility="readonly")
     page_count = cython.declare(u64, visibility="public")
     written = cython.declare(cython.longlong, visibility="public")
+    flushed = cython.declare(cython.bint, visibility="public")
     allotted = cython.declare(cython.bint, visibility="public")
     closed = cython.declare(cython.bint, visibility="readonly")
     writing = cython.declare(cython.bint, visibility="public")
@@ -69,6 +70,7 @@ class Draft:
         self.space = space
         self.named = {}
         self.page_count = meta.page_count
+        self.flushed = True
 
     @cython.cfunc
     def found(self) -> Writer:

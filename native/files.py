@@ -112,13 +112,13 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t, *, flushed: cython.bi
         return plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
     if count <= limit:
         if not gathered(sealed, few, size):
-            return plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
+            return write_values(storage, fd, sealed, size, flushed)
         write_all(storage, fd, few, count, size, True)
         return count
     room = Scratch(count * cython.sizeof(SealedPage))
     many = cython.cast(cython.pointer[SealedPage], room.at)
     if not gathered(sealed, many, size):
-        return plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
+        return write_values(storage, fd, sealed, size, flushed)
     sort_pages(many, count)
     for place in range(0, count, limit):
         still_leads(storage, fd)
@@ -127,6 +127,17 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t, *, flushed: cython.bi
             ask_for(fd, many, asked, min(place + limit, count), size)
             asked = place + limit
         PyErr_CheckSignals()
+    return count
+
+
+@cython.cfunc
+def write_values(storage, fd: cython.int, sealed, size: cython.Py_ssize_t, flushed: cython.bint):
+    """As `write_sealed`, for what the plain form writes: values of many pages among them."""
+    count: cython.Py_ssize_t = plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
+    if flushed and count * size >= SOON:
+        still_leads(storage, fd)
+        with cython.nogil:
+            start_writing(fd, 0, 0)
     return count
 
 

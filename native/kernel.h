@@ -353,11 +353,11 @@ static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t
 }
 
 /* Have the system begin to bring bytes of a file to the disk. It is only asked: who needs to know flushes, and is told
- * then of whatever failed here. */
+ * then of whatever failed here. `to` 0: up to the end. */
 static void start_writing(int fd, uint64_t from, uint64_t to)
 {
 #if defined(SYNC_FILE_RANGE_WRITE)
-    (void)sync_file_range(fd, (off_t)from, (off_t)(to - from), SYNC_FILE_RANGE_WRITE);
+    (void)sync_file_range(fd, (off_t)from, to ? (off_t)(to - from) : 0, SYNC_FILE_RANGE_WRITE);
 #else
     (void)fd, (void)from, (void)to;
 #endif

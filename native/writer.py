@@ -190,7 +190,7 @@ class Editor(Reader):
         changes: Changes = self.changes
         if changes is None:
             self.gone()
-        if changes.dirty > changes.budget:
+        if changes.full():
             changes.spill()
         if self._space is None:
             self.gone()
@@ -392,6 +392,7 @@ class Editor(Reader):
         self.large[number] = value
         self.overflow_pages += fmt.overflow_pages(length, self.page_size)
         self.changes.dirty += length
+        self.changes.end(length)
         return fmt.Reference(0, self.changes.birth, length, number).pack()
 
     @cython.cfunc
@@ -418,6 +419,7 @@ class Editor(Reader):
             self.waiting(ref.checksum)
             del self.large[ref.checksum]
             self.changes.dirty -= ref.count
+            self.changes.ended -= ref.count
         self.overflow_pages -= pages
         return 0
 
@@ -472,6 +474,7 @@ class Editor(Reader):
             place = index
             left = leaf
             right = cells.build(index, cells.count)
+            self.changes.end(self.page_size)
         elif index == 0 and at_start(path):
             place = 1
             left = cells.build(0, 1)
@@ -571,7 +574,7 @@ class Editor(Reader):
         at: Bytes = bytes_at(key)
         length: cython.Py_ssize_t = PyBytes_GET_SIZE(key)
         leaf: Page = None
-        if self._space is not None and changes.dirty <= changes.budget:
+        if self._space is not None and not changes.full():
             leaf = self.dirty_way(key, cython.address(way))
         if leaf is None:
             # The way is not dirty yet: only a key that is there makes it so.

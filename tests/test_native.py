@@ -48,10 +48,11 @@ LIMIT = fmt.max_key_size(4096)
 class Twin:
     """A file with one tree in it, written by one of the forms."""
 
-    def __init__(self, form, page_size=4096, budget=1 << 40):
+    def __init__(self, form, page_size=4096, budget=1 << 40, early=1 << 40):
         self.form = form
         self.page_size = page_size
         self.budget = budget
+        self.early = early
         self.image = bytearray(2 * page_size)
         self.descriptor = fmt.EMPTY_TREE
         self.birth = 0
@@ -62,6 +63,7 @@ class Twin:
         form = self.form
         self.birth += 1
         self.changes = form.Changes(self.birth, self.budget, self.spill)
+        self.changes.early = self.early
         self.space = form.Space(bytes(self.image), self.page_size)
         self.writer = form.Writer(self.space, self.descriptor, self.changes)
         self.reader = form.Reader(self.space, self.descriptor)
@@ -69,7 +71,7 @@ class Twin:
     def spill(self):
         self.seal()
         self.writer.space = self.form.Space(bytes(self.image), self.page_size)
-        self.changes.dirty = 0
+        self.changes.written()
 
     def seal(self):
         size = self.page_size
@@ -107,6 +109,7 @@ def state(twin):
     """All that a writer and its changes count."""
     changes, tree_ = twin.changes, twin.writer
     counted = changes.birth, changes.dirty, changes.copied, changes.operations, changes.inserted, changes.torn
+    counted += changes.ended, changes.due
     pages = tree_.branch_pages, tree_.leaf_pages, tree_.overflow_pages, tree_.depth, tree_.pending, tree_.version
     return len(tree_), counted, pages, changes.freed, tree_.changed, sorted(tree_.large)
 
@@ -114,8 +117,8 @@ def state(twin):
 class Pair:
     """The same done to both."""
 
-    def __init__(self, page_size=4096, budget=1 << 40):
-        self.twins = [Twin(form, page_size, budget) for form in FORMS.values()]
+    def __init__(self, page_size=4096, budget=1 << 40, early=1 << 40):
+        self.twins = [Twin(form, page_size, budget, early) for form in FORMS.values()]
 
     def both(self, call):
         plain, compiled = (outcome(lambda twin=twin: call(twin)) for twin in self.twins)
@@ -239,7 +242,7 @@ def test_any_operations_give_equal_files(what):
 @pytest.mark.parametrize("seed", range(3))
 def test_long_histories_give_equal_files(page_size, seed):
     rng = random.Random(f"{page_size} {seed}")
-    pair = Pair(page_size, budget=rng.choice([1 << 40, 40 * page_size]))
+    pair = Pair(page_size, budget=rng.choice([1 << 40, 40 * page_size]), early=rng.choice([1 << 40, 5 * page_size]))
     limit = fmt.max_key_size(page_size)
     pool = [b"%06d" % rng.randrange(10**6) for _ in range(700)]
     pool += [rng.randbytes(rng.randrange(limit + 1)) for _ in range(150)]
@@ -252,6 +255,8 @@ def test_long_histories_give_equal_files(page_size, seed):
                 pair.both(lambda twin, key=key, length=length: twin.writer.put(key, bytes(length)))
             else:
                 pair.both(lambda twin, key=key: twin.writer.delete(key))
+        for number in range(200):
+            pair.both(lambda twin, number=number: twin.writer.put(b"\xff%06d" % number, bytes(page_size // 5)))
         low, high = sorted(rng.sample(pool, 2))
         if rng.random() < 0.5:
             pair.both(lambda twin, low=low, high=high: twin.writer.delete_range(low, high))
@@ -427,6 +432,7 @@ def test_memory_of_dirty_pages_is_used_again_and_given_back_by_and_by():
 
     def transaction(pages):
         writer_ = native.Writer(space_, fmt.EMPTY_TREE, native.Changes(1, 1 << 40, None))
+        writer_.changes.early = 1 << 40
         writer_.update([(b"%07d" % number, bytes(900)) for number in range(4 * pages)])  # of which a page holds four
         held = frames.held
         assert pages <= frames.out < 1.3 * pages + 3

@@ -1,0 +1,177 @@
+"""What has come to its end is written early: full pages that sorted input leaves behind, and values of many pages."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from kernel import database
+from sortedcontainers import SortedDict
+
+from cowdb import pager
+from cowdb.writer import EARLY
+
+
+def in_order(count, size=100):
+    return ((b"%08d" % number, bytes([number % 251]) * size) for number in range(count))
+
+
+def load(db, pairs, early, after=lambda txn: None):
+    """Put `pairs` in one transaction; the most bytes that were dirty, and how many pages were written early."""
+    most = 0
+    with db.write() as txn:
+        txn.changes.early = early
+        for key, value in pairs:
+            txn[key] = value
+            most = max(most, txn.changes.dirty)
+        written = txn._draft.written
+        after(txn)
+    return most, written
+
+
+def test_sorted_input_is_written_early_and_makes_the_same_tree():
+    sizes = []
+    for early in (20 * 4096, 1 << 40):
+        with database() as db:
+            most, written = load(db, in_order(20_000), early)
+            assert (most > 500 * 4096) is (early == 1 << 40)
+            if written:
+                assert most < 100 * 4096, "what was written is not kept in memory"
+                assert written > 500
+            with db.read() as snapshot:
+                assert list(snapshot.items()) == list(in_order(20_000))
+            sizes.append(db.stats().page_count)
+    assert sizes[1] <= sizes[0] < 1.02 * sizes[1]
+
+
+def test_by_default_eight_megabytes_at_a_time():
+    with database(page_size=32768) as db:
+        most, written = load(db, in_order(2500, 8000), EARLY)
+        assert EARLY <= most < 1.05 * EARLY
+        assert 2 * EARLY <= written * 32768 < 2.1 * EARLY, "twice"
+
+
+def test_values_of_many_pages_are_written_early_wherever_their_keys_are():
+    rng = random.Random(4)
+    model = SortedDict((rng.randbytes(8), rng.randbytes(rng.randrange(20_000, 60_000))) for _ in range(60))
+    with database() as db:
+        most, written = load(db, random.Random(5).sample(list(model.items()), len(model)), 300_000)
+        assert most < 300_000 + 60_000 + 10 * 4096
+        assert written > 300
+        with db.read() as snapshot:
+            assert list(snapshot.items()) == list(model.items())
+
+
+def test_a_value_that_is_replaced_before_it_was_written_has_not_come_to_its_end():
+    with database() as db, db.write() as txn:
+        txn.changes.early = 200_000
+        for number in range(50):
+            txn[b"one"] = bytes([number]) * 30_000
+            assert txn.changes.ended == 30_000
+        del txn[b"one"]
+        assert txn.changes.ended == 0
+        assert txn._draft.written == 0
+
+
+def test_what_is_put_at_random_waits_for_the_commit():
+    """Pages that will change again would be written again."""
+    rng = random.Random(6)
+    with database() as db:
+        _, written = load(db, ((rng.randbytes(8), bytes(100)) for _ in range(5000)), 20 * 4096)
+        assert written == 0
+
+
+def test_sorted_input_among_much_that_changes_waits_with_it():
+    rng = random.Random(7)
+    with database() as db:
+        with db.write() as txn:
+            txn.update((rng.randbytes(8), bytes(100)) for _ in range(5000))
+            keys = list(txn)
+        with db.write() as txn:
+            txn.changes.early = 20 * 4096
+            txn.update((key, bytes(90)) for key in keys)
+            dirty = txn.changes.dirty
+            assert dirty > 100 * 4096
+            txn.update((b"\xff" * 8 + key, value) for key, value in in_order(1000))
+            assert txn.changes.dirty > dirty
+            assert txn._draft.written == 0
+
+
+def test_what_was_written_early_is_changed_deleted_and_given_up_like_anything_else():
+    with database() as db:
+        load(db, in_order(2000), 20 * 4096, after=change)
+        with db.read() as snapshot:
+            found = dict(snapshot.items())
+        assert found == changed()
+        assert db.check() == []
+        pages = db.stats().page_count
+        txn = db.write()
+        txn.changes.early = 20 * 4096
+        txn.update((b"x" + key, value) for key, value in in_order(5000))
+        assert txn._draft.written > 100
+        txn.abort()
+        with db.read() as snapshot:
+            assert dict(snapshot.items()) == found
+        assert db.stats().page_count == pages
+        assert db.check() == []
+        db[b"next"] = b"one"
+        assert db.check() == []
+
+
+def change(txn):
+    for number in range(0, 2000, 3):
+        txn[b"%08d" % number] = b"changed"
+    for number in range(1, 2000, 3):
+        del txn[b"%08d" % number]
+    txn.delete_range(b"%08d" % 1500, b"%08d" % 1600)
+
+
+def changed():
+    model = dict(in_order(2000))
+    for number in range(0, 2000, 3):
+        model[b"%08d" % number] = b"changed"
+    for number in range(1, 2000, 3):
+        del model[b"%08d" % number]
+    for number in range(1500, 1600):
+        model.pop(b"%08d" % number, None)
+    return model
+
+
+@pytest.mark.parametrize("tuning", [{}, {"memory_budget": 60_000}])
+def test_early_writes_use_the_pages_that_lie_in_the_free_tree(tuning):
+    """The story: they looked at what was in memory only, and the file grew beside free pages."""
+    with database(**tuning) as db:
+        rng = random.Random(8)
+        load(db, in_order(12_000), 1 << 40)
+        for _ in range(4):  # free pages in many pieces, which the meta page has no room for
+            with db.write() as txn:
+                for number in rng.sample(range(12_000), 900):
+                    txn.put(b"%08d" % number, bytes(80))
+        with db.write() as txn:
+            txn.delete_range(b"%08d" % 2000, None)
+        db[b"0"] = b""
+        db[b"0"] = b"1"
+        stats = db.stats()
+        before = stats.page_count
+        assert stats.free_pages > 400
+        _, written = load(db, ((b"z" + key, value) for key, value in in_order(8000)), 20 * 4096)
+        assert written > 150
+        assert db.stats().page_count <= before + 20
+        assert db.check() == []
+
+
+def test_a_lazy_transaction_asks_for_nothing_early(monkeypatch):
+    asked = []
+    write = pager.write_sealed
+
+    def watched(storage, sealed, size, *, flushed):
+        asked.append(flushed)
+        return write(storage, sealed, size, flushed=flushed)
+
+    monkeypatch.setattr(pager, "write_sealed", watched)
+    for durability, wanted in (("full", {True}), ("lazy", {False})):
+        asked.clear()
+        with database(durability=durability) as db:
+            load(db, in_order(3000), 20 * 4096)
+            assert len(asked) > 3
+            assert set(asked) == wanted
