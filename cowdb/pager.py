@@ -536,6 +536,7 @@ class Pager:
             draft.writing = True
             self._write_early(draft)
         except BaseException:
+            draft.changes.torn = True  # whatever strikes next, it is never committed
             draft.writing = False
             draft.close()  # its trees name pages that were not written
             raise
@@ -543,18 +544,21 @@ class Pager:
         draft.changes.torn = False
 
     def _write_early(self, draft: Draft) -> None:
-        free = self.allocator.free
+        allocator = self.allocator
+        free = allocator.free
         assert free is not None
         changes = draft.changes
         live = self.live()
-        own = [run for run in changes.freed if run[2] == changes.birth]
-        changes.freed = [run for run in changes.freed if run[2] != changes.birth]
         draft.allotted = True
-        free.release(own, changes.birth, live)
+        free.settle(live)
+        free.release(changes.take_own(), changes.birth, live)
         writers = draft.writers()
+        if changes.dirty <= changes.budget and not allocator.has_room(draft, writers):
+            changes.put_off()
+            return
         budget, changes.budget = changes.budget, sys.maxsize
         changes.due = False  # reading records changes the free tree, which is not to begin this once more
-        numbers, runs = self.allocator.allot(draft, writers, live)
+        numbers, runs = allocator.allot(draft, writers, live)
         changes.budget = budget
         changes.torn = True  # trees whose pages have numbers, and may not be in the file
         sealed = Sealed()

@@ -70,8 +70,8 @@ class Changes:
     """
 
     __slots__ = (
-        "birth", "budget", "busy", "copied", "dirty", "due", "early", "ended", "freed", "inserted", "operations",
-        "spill", "torn",
+        "birth", "budget", "busy", "copied", "dirty", "due", "early", "ended", "foreign", "freed", "inserted",
+        "operations", "spill", "torn",
     )  # fmt: skip
 
     def __init__(self, birth: int, budget: int, spill: Callable[[], None]) -> None:
@@ -79,6 +79,7 @@ class Changes:
         self.budget = budget
         self.spill = spill
         self.freed: list[tuple[int, int, int]] = []
+        self.foreign = 0  # so many of them at the front are known to be of older transactions
         self.dirty = 0
         self.early = EARLY
         self.ended = 0
@@ -99,6 +100,20 @@ class Changes:
         """All that was dirty is in the file."""
         self.dirty = self.ended = 0
         self.due = False
+
+    def put_off(self) -> None:
+        """There is no room to write early: it may wait until more has ended, beside what there is."""
+        self.ended = 0
+        self.due = False
+
+    def take_own(self) -> list[tuple[int, int, int]]:
+        """The freed runs that this transaction itself has written, out of the list. O(runs since the last time)."""
+        new = self.freed[self.foreign :]
+        own = [run for run in new if run[2] == self.birth]
+        if own:
+            self.freed[self.foreign :] = [run for run in new if run[2] != self.birth]
+        self.foreign = len(self.freed)
+        return own
 
     def close(self) -> None:
         """The commit begins to give out numbers: nothing is written early any more, and only it changes anything."""
@@ -738,6 +753,7 @@ class Writer(Reader):
         """
         if not self.version:
             return self._sealed
+        self.version += 1  # an iteration may hold references to values, which are written now
         order, self._order = self._order, []
         branches = [next(numbers) for page, _ in order if page.level]
         birth = self.changes.birth

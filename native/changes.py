@@ -20,6 +20,7 @@ class Changes:
     early = cython.declare(cython.longlong, visibility="public")
     ended = cython.declare(cython.longlong, visibility="public")
     due = cython.declare(cython.bint, visibility="public")
+    foreign: cython.Py_ssize_t
     copied = cython.declare(cython.longlong, visibility="public")
     operations = cython.declare(cython.longlong, visibility="public")
     inserted = cython.declare(cython.bint, visibility="public")
@@ -53,6 +54,23 @@ class Changes:
         self.dirty = 0
         self.ended = 0
         self.due = False
+
+    def put_off(self) -> None:
+        """There is no room to write early: it may wait until more has ended, beside what there is."""
+        self.ended = 0
+        self.due = False
+
+    def take_own(self) -> list:
+        """The freed runs that this transaction itself has written, out of the list. O(runs since the last time)."""
+        new: list = self.freed[self.foreign :]
+        own: list = []
+        others: list = []
+        for run in new:
+            (own if run[2] == self.birth else others).append(run)
+        if own:
+            self.freed[self.foreign :] = others
+        self.foreign = PyList_GET_SIZE(self.freed)
+        return own
 
     def close(self) -> None:
         """The commit begins to give out numbers: nothing is written early any more, and only it changes anything."""

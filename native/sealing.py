@@ -252,6 +252,7 @@ class Writer(Editor):
     @cython.exceptval(-1, check=False)
     def seal_as(self, numbers: cython.pointer[u64], place_run, sealed) -> cython.int:
         """Seal; `numbers` are as many as there are dirty pages."""
+        self.changes_made += 1  # an iteration may hold references to values, which are written now
         starts: list = sealed.numbers
         parts: list = sealed.parts
         order: list = self._order

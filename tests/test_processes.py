@@ -123,6 +123,23 @@ def test_pages_that_another_process_wrote_in_vain_are_no_damage(path, opening, e
     checked(path)
 
 
+@pytest.mark.parametrize("durability", ["lazy", "full"])
+def test_a_state_that_was_written_and_not_published_is_no_damage(path, opening, durability):
+    """The story: the published state was looked for, and its meta page was the one that had been written over."""
+    with cowdb.open(path, page_size=4096) as db, Child(path=path) as other:
+        db[b"a"] = b"1"
+        other(opening)
+        for number in range(3):
+            other(f"with db.write(durability='lazy') as t: t[b'b'] = b'{number}'")
+        other("die_at('publish')")
+        other.dies(f"with db.write(durability={durability!r}) as t: t[b'c'] = b'2'")
+        assert db.check() == []
+        db[b"d"] = b"1"
+        assert db.check() == []
+        assert db[b"c"] == b"2"
+    checked(path)
+
+
 def test_a_process_may_hold_hundreds_of_snapshots(path):
     with cowdb.open(path, page_size=4096) as db, Child(path=path) as other:
         db[b"n"] = b"0"
