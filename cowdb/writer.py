@@ -13,7 +13,8 @@ its number and checksum, children before parents.
 Splitting: a full page is rebuilt if holes or a longer prefix give a sixteenth
 of it back, else divided where both halves are about even; at the edge of
 the tree the full page stays full and the new entry begins a page of its own,
-so that sorted input leaves pages filled.  A page that falls below a quarter is
+so that sorted input leaves pages filled.  So it does, nearly, where one of many
+series of keys seems to go on (`page.series_end`).  A page that falls below a quarter is
 merged with a neighbour, or shares evenly with it.
 
 Numbers are given out at the seal, not before: a transaction that aborts has
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cowdb import format as fmt
 from cowdb.checksum import crc32c
 from cowdb.errors import CorruptionError, Error, KeyNotFoundError, KeySizeError
-from cowdb.page import Page, branch_size, leaf_size, middle, shortest_separator
+from cowdb.page import Page, branch_size, leaf_size, middle, series_end, shortest_separator
 from cowdb.tree import Reader, as_key, lookup_key
 
 if TYPE_CHECKING:
@@ -414,8 +415,11 @@ class Writer(Reader):
         elif index == 0 and all(at == 0 for _, at in path):
             place, left, right = 1, Page.build_leaf(entries[:1], size), leaf
         else:
-            lengths = [len(key) + len(payload) + 10 for key, _, payload in entries]
-            place = middle(entries, size, leaf_size, lengths, 1)
+            lower, upper = _bounds(path)
+            place = series_end([entry[0] for entry in entries], index, lower, upper)
+            if not place or leaf_size(entries[:place]) > size or leaf_size(entries[place:]) > size:
+                lengths = [len(key) + len(payload) + 10 for key, _, payload in entries]
+                place = middle(entries, size, leaf_size, lengths, 1)
             left, right = Page.build_leaf(entries[:place], size), Page.build_leaf(entries[place:], size)
         self.leaf_pages += 1
         self.changes.dirty += size
@@ -788,6 +792,13 @@ class Writer(Reader):
         header[: fmt.CHECKSUM_SIZE] = checksum.to_bytes(fmt.CHECKSUM_SIZE, "little")
         sealed.add(number, (header, value, rest))
         return fmt.Reference(number, birth, len(value), checksum).pack()
+
+
+def _bounds(path: list[tuple[Page, int]]) -> tuple[bytes | None, bytes | None]:
+    """The separators that bound the leaf that `path` leads to; None at the edges of the tree."""
+    lower = next((page.key(index) for page, index in reversed(path) if index), None)
+    upper = next((page.key(index + 1) for page, index in reversed(path) if index + 1 < page.cells), None)
+    return lower, upper
 
 
 def _dirty_below(page: Page) -> list[tuple[Page, list[tuple[int, Page]]]]:

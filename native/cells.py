@@ -217,6 +217,31 @@ class Cells:
 
     @cython.cfunc
     @cython.exceptval(-1, check=False)
+    def series_end(self, index: cython.int, lower: bytes | None, upper: bytes | None) -> cython.int:
+        """Where to divide a leaf in which the new key ends a series; see `cowdb.page.series_end`."""
+        key: cython.pointer[Cell] = self.cells + index
+        first: cython.bint = index == 0
+        last: cython.bint = index + 1 == self.count
+        before: cython.int = self.shared(key, lower) if first else common_of(key - 1, key)
+        behind: cython.int = self.shared(key, upper) if last else common_of(key, key + 1)
+        if 2 * index + 1 >= self.count:
+            if behind >= 0 and self.shared(key, lower) > behind:
+                return index if 4 * (self.count - 1 - index) < self.count else index + 1
+        elif before >= 0 and self.shared(key, upper) > before:
+            return index + 1 if 4 * index < self.count else index
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-2, check=False)
+    def shared(self, key: cython.pointer[Cell], bound: bytes | None) -> cython.int:
+        """How many bytes a key begins with as `bound` does; -1 if there is none."""
+        if bound is None:
+            return -1
+        return common(key.key, key.key_length, bytes_at(bound), cython.cast(cython.int, PyBytes_GET_SIZE(bound)))
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=False)
     def middle(self) -> cython.int:
         """Where to divide so that both parts fit, as evenly as can be; see `cowdb.page.middle`."""
         least: cython.int = 2 if self.level else 1
@@ -314,3 +339,11 @@ class Cells:
                 count += page.below(index)
         page.count = count
         return page
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def common_of(a: cython.pointer[Cell], b: cython.pointer[Cell]) -> cython.int:
+    """How many bytes two keys begin with alike."""
+    return common(a.key, a.key_length, b.key, b.key_length)

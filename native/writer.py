@@ -480,7 +480,9 @@ class Editor(Reader):
             left = cells.build(0, 1)
             right = leaf
         else:
-            place = cells.middle()
+            place = cells.series_end(index, lower_bound_of(path), upper_bound_of(path))
+            if not place or not cells.fits(0, place) or not cells.fits(place, cells.count):
+                place = cells.middle()
             left = cells.build(0, place)
             right = cells.build(place, cells.count)
         self.leaf_pages += 1
@@ -748,6 +750,28 @@ def pairs_of(way: cython.pointer[Way]) -> list:
     for step in range(way.depth):
         found.append((cython.cast(Page, way.pages[step]), way.at[step]))
     return found
+
+
+@cython.cfunc
+def lower_bound_of(path: list):
+    """The separator below the leaf that the way leads to; None at the edge of the tree."""
+    page: Page
+    index: cython.int
+    for page, index in reversed(path):
+        if index:
+            return page.key(index)
+    return None
+
+
+@cython.cfunc
+def upper_bound_of(path: list):
+    """The separator above the leaf that the way leads to; None at the edge of the tree."""
+    page: Page
+    index: cython.int
+    for page, index in reversed(path):
+        if index + 1 < page.cells:
+            return page.key(index + 1)
+    return None
 
 
 @cython.cfunc

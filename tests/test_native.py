@@ -247,6 +247,7 @@ def test_long_histories_give_equal_files(page_size, seed):
     pool = [b"%06d" % rng.randrange(10**6) for _ in range(700)]
     pool += [rng.randbytes(rng.randrange(limit + 1)) for _ in range(150)]
     pool += [b"stem" * 9 + rng.randbytes(2) for _ in range(200)]
+    following = [0] * 6
     for _ in range(5):
         for _ in range(500):
             key = rng.choice(pool)
@@ -257,6 +258,12 @@ def test_long_histories_give_equal_files(page_size, seed):
                 pair.both(lambda twin, key=key: twin.writer.delete(key))
         for number in range(200):
             pair.both(lambda twin, number=number: twin.writer.put(b"\xff%06d" % number, bytes(page_size // 5)))
+        for _ in range(400):
+            which, value = rng.randrange(6), bytes(rng.choice([10, page_size // 30]))
+            following[which] += 1
+            at = following[which] if which < 3 else 10**6 - following[which]
+            key = b"%d series, %07d" % (which, at)
+            pair.both(lambda twin, key=key, value=value: twin.writer.put(key, value))
         low, high = sorted(rng.sample(pool, 2))
         if rng.random() < 0.5:
             pair.both(lambda twin, low=low, high=high: twin.writer.delete_range(low, high))

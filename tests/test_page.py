@@ -19,6 +19,7 @@ from cowdb.page import (
     leaf_size,
     middle,
     padded,
+    series_end,
     shortest_separator,
 )
 
@@ -258,6 +259,42 @@ def test_one_byte_too_many_is_refused():
     room = SIZE - 32 - 8 - 2
     assert not page.insert(1, b"k", room - 10, bytes(room - 10))
     assert page.cells == 1
+
+
+def grouped(*groups):
+    """`a3` stands for a0, a1, a2."""
+    return [b"%s%d" % (group[:1].encode(), number) for group in groups for number in range(int(group[1:]))]
+
+
+@pytest.mark.parametrize(
+    ("groups", "key", "lower", "upper", "place"),
+    [
+        # A rising series that has filled a leaf before: little that follows it stays with it, much gets its own leaf.
+        (["a8", "b1"], b"a7", b"a", b"b5", 7),
+        (["a6", "b3"], b"a5", b"a", b"b5", 6),
+        (["a9"], b"a8", b"a", b"b", 8),
+        # It has filled none, or is not the one that the key belongs to, or goes on behind the key.
+        (["a8", "b1"], b"a7", b"9", b"b5", 0),
+        (["a8", "b1"], b"a7", None, b"b5", 0),
+        (["a4", "b5"], b"b4", b"a", b"b7", 0),
+        (["a8", "b1"], b"a5", b"a", b"b5", 0),
+        # At the right edge of the tree the writer knows better.
+        (["a9"], b"a8", b"a", None, 0),
+        # A falling one, the other way round.
+        (["a1", "b8"], b"b0", b"a", b"b9", 2),
+        (["a3", "b6"], b"b0", b"a", b"b9", 3),
+        (["b9"], b"b0", b"a", b"b9", 1),
+        (["a1", "b8"], b"b0", b"a", b"c", 0),
+        (["a1", "b8"], b"b0", b"a", None, 0),
+        (["b9"], b"b0", None, b"b9", 0),
+        # The key is in the half of the leaf that is on the other side.
+        (["a3", "b6"], b"a2", b"a", b"c", 0),
+        (["a6", "b3"], b"b0", b"a", b"b9", 0),
+    ],
+)
+def test_where_a_series_seems_to_end(groups, key, lower, upper, place):
+    keys = grouped(*groups)
+    assert series_end(keys, keys.index(key), lower, upper) == place
 
 
 @pytest.mark.parametrize("stranger", [b"", b"a", b"prefiw", b"prefi", b"prefix\xff"[:5], b"q", b"prefiy"])

@@ -137,6 +137,46 @@ def test_one_at_a_time_sorted_input_in_many_transactions():
     assert len(audit(kernel.reader())) == 400
 
 
+def series(count, each, rising, rng):
+    """Keys of `count` series that come at random, in order within each."""
+    following = [0] * count
+    keys = []
+    for number in rng.choices(range(count), k=count * each):
+        following[number] += 1
+        at = following[number] if rising else 10**6 - following[number]
+        keys.append(b"sensor %03d, %07d" % (number, at))
+    return keys
+
+
+def leaves_of(keys, batch, value=bytes(60)):
+    """How many leaves they make, in transactions of `batch` puts."""
+    kernel = Kernel()
+    for first in range(0, len(keys), batch):
+        kernel.put((key, value) for key in keys[first : first + batch])
+    assert [key for key, _ in audit(kernel.reader())] == sorted(keys)
+    return kernel.descriptor.leaf_pages
+
+
+@pytest.mark.untraced
+@pytest.mark.parametrize("rising", [True, False])
+@pytest.mark.parametrize("batch", [10**6, 37])
+def test_many_series_that_come_in_order_leave_pages_filled(rising, batch):
+    """The story: what followed went to the right half of a divided leaf alone, and the left one stayed half empty."""
+    keys = series(12, 500, rising, random.Random(9))
+    cell = 2 + 12 + 60 + 8  # at the most: kind and length, what the prefix leaves of the key, value, slot
+    assert leaves_of(keys, batch) <= len(keys) * cell / 4096 * 1.2 + 12
+
+
+@pytest.mark.untraced
+def test_short_series_and_random_keys_divide_in_the_middle():
+    rng = random.Random(10)
+    cell = 2 + 12 + 60 + 8
+    keys = series(300, 20, True, rng)
+    assert leaves_of(keys, 500) <= len(keys) * cell / 4096 / 0.6
+    keys = [rng.randbytes(12) for _ in range(6000)]
+    assert leaves_of(keys, 10**6) <= len(keys) * cell / 4096 / 0.64
+
+
 # ---------------------------------------------------------------- values
 
 
