@@ -273,6 +273,7 @@ def grouped(*groups):
         (["a8", "b1"], b"a7", b"a", b"b5", 7),
         (["a6", "b3"], b"a5", b"a", b"b5", 6),
         (["a9"], b"a8", b"a", b"b", 8),
+        (["a5", "b4"], b"a4", b"a", b"b5", 5),
         # It has filled none, or is not the one that the key belongs to, or goes on behind the key.
         (["a8", "b1"], b"a7", b"9", b"b5", 0),
         (["a8", "b1"], b"a7", None, b"b5", 0),
