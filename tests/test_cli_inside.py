@@ -140,6 +140,22 @@ def test_a_damaged_page_is_shown_with_its_damage(made, tmp_path):
     assert "zeros" in cow_json("page", copy, record["page"])["remark"]
 
 
+def test_a_page_that_was_cut_off_is_damage_and_one_that_never_was_is_a_mistake(made, tmp_path):
+    """The story: asked for a page behind the cut, the command said that there was no such page."""
+    copy = tmp_path / "c.cowdb"
+    data = made[0].read_bytes()
+    pages = cow_json("info", made[0])["page_count"]
+    copy.write_bytes(data[: (pages - 2) * SIZE + 100])
+    for page, code, sentence in (
+        (pages - 2, 1, "ends in the middle of page"),
+        (pages - 1, 1, "is missing"),
+        (pages, 2, "the file has pages 0 to"),
+    ):
+        done = cow("page", copy, page)
+        assert done.code == code
+        assert sentence in done.err
+
+
 def test_overflow_runs_find_their_length(made):
     record = max(pages_of(made[0], "blobs", "overflow"), key=lambda r: r["page"])
     first = cow_json("page", made[0], pages_of(made[0], "blobs", "overflow")[0]["page"])

@@ -70,6 +70,10 @@ def run(args: argparse.Namespace, out: Output) -> int:
             raise CommandError(f"{look.problem}; give --page-size to look all the same")
         pages = -(-look.storage.size() // size)
         if not 0 <= args.page < pages:
+            if look.state and args.page < look.state.meta.page_count:
+                raise CommandError(
+                    f"page {args.page} is missing: the file ends after page {pages - 1}, and has been cut"
+                )
             raise CommandError(f"the file has pages 0 to {pages - 1}", USAGE)
         raw = look.storage.read(args.page * size, size)
         facts = describe(look.storage, args.page, raw, size)
