@@ -107,19 +107,6 @@ class Allocator:
         numbers = itertools.chain.from_iterable([range(start, start + length) for start, length in taken])
         return numbers, placed
 
-    def has_room(self, draft: Draft, writers: list[Writer]) -> bool:
-        """Whether what is dirty fits below `max_size` anyhow, beside what is kept to delete with. O(dirty pages)."""
-        if self.max_pages is None:
-            return True
-        assert self.free is not None
-        single = 0
-        left = self.max_pages - draft.page_count
-        for writer in writers:
-            pages, lengths = writer.dirty_pages()
-            single += pages
-            left -= sum(lengths)
-        return left >= 0 and single + spare_pages(draft.page_count) <= self.free.ready_pages + left
-
     def _beyond(self, draft: Draft, pages: int) -> int:
         """`pages` new pages at the end of what the file holds; `FullError` past `max_size`."""
         start = draft.page_count

@@ -578,29 +578,42 @@ def branch_size(entries: list[BranchEntry]) -> int:
     return built_size(entries, 1, _REFERENCE_SIZE)
 
 
-def series_end(keys: list[bytes], index: int, lower: bytes | None, upper: bytes | None) -> int:
+def series_end(keys: list[bytes], lengths: list[int], index: int, lower: bytes | None, upper: bytes | None) -> int:
     """Where to divide a leaf in which the new key `index` ends a series that comes in order; 0 if none seems to.
 
     Keys like ``sensor 7, time`` come in order within each of many series.  Divided
     in the middle, a leaf would stay half empty for ever, for what follows goes to
     its right half alone.  `lower` and `upper` are the separators that bound the
-    leaf.  A key in the right half is taken for the last of a series if more of its
-    bytes are those of `lower` than of the key behind it: then the series has filled
-    a leaf before this one.  What is behind it stays with it if that is little, and
-    else gets a leaf of its own.  The other way round for a series that falls.
-    O(length of a key).
+    leaf, `lengths` the bytes of each entry.  A key in the right half is taken for
+    the last of a series if more of its bytes are those of `lower` than of the key
+    behind it: then the series has filled a leaf before this one.  What is behind it
+    stays with it if that is little, and else gets a leaf of its own.  The other way
+    round for a series that falls.  An eighth of the bytes goes to each side at
+    least: so no key, whatever it looks like, makes leaves of nothing.  O(entries).
     """
     key = keys[index]
     count = len(keys)
+    place = 0
     if index >= count // 2:
         behind = keys[index + 1] if index + 1 < count else upper
         if lower is not None and behind is not None and _is_nearer(key, lower, behind):
-            return index if 4 * (count - 1 - index) < count else index + 1
+            place = index if 4 * (count - 1 - index) < count else index + 1
     else:
         before = keys[index - 1] if index else lower
         if upper is not None and before is not None and _is_nearer(key, upper, before):
-            return index + 1 if 4 * index < count else index
-    return 0
+            place = index + 1 if 4 * index < count else index
+    if not place:
+        return 0
+    least = sum(lengths) // 8
+    right = sum(lengths[place:])
+    while right < least and place > 1:
+        place -= 1
+        right += lengths[place]
+    left = sum(lengths[:place])
+    while left < least and place < count - 1:
+        left += lengths[place]
+        place += 1
+    return place
 
 
 def _is_nearer(key: bytes, one: bytes, other: bytes) -> bool:

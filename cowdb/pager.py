@@ -212,7 +212,10 @@ class Pager:
             allocator.load(meta, self.live())
         self.words.busy = True
         birth = self.next_transaction
-        return Draft(meta, space, birth, self.memory_budget, self.spill, turn=turn, following=_next_id(birth))
+        draft = Draft(meta, space, birth, self.memory_budget, self.spill, turn=turn, following=_next_id(birth))
+        if allocator.max_pages is not None:
+            draft.changes.early = sys.maxsize  # what it may delete again needs no room before
+        return draft
 
     def finish(self, draft: Draft) -> None:
         """The end of a draft, committed or not: what it allotted and did not commit is free again, as is the lock.
@@ -553,9 +556,6 @@ class Pager:
         free.settle(live)
         free.release(changes.take_own(), changes.birth, live)
         writers = draft.writers()
-        if changes.dirty <= changes.budget and not allocator.has_room(draft, writers):
-            changes.put_off()
-            return
         budget, changes.budget = changes.budget, sys.maxsize
         changes.due = False  # reading records changes the free tree, which is not to begin this once more
         numbers, runs = allocator.allot(draft, writers, live)

@@ -102,10 +102,10 @@ class Changes:
         self.dirty = self.ended = 0
         self.due = False
 
-    def put_off(self) -> None:
-        """There is no room to write early: it may wait until more has ended, beside what there is."""
-        self.ended = 0
-        self.due = False
+    def less(self, size: int) -> None:
+        """`size` dirty bytes are needed no more."""
+        self.dirty -= size
+        self.ended = min(self.ended, self.dirty)
 
     def take_own(self) -> list[tuple[int, int, int]]:
         """The freed runs that this transaction itself has written, out of the list. O(runs since the last time)."""
@@ -376,8 +376,8 @@ class Writer(Reader):
             else:
                 self._pending_value(reference.checksum)
                 del self.large[reference.checksum]
-                self.changes.dirty -= reference.count
                 self.changes.ended -= reference.count
+                self.changes.less(reference.count)
             self.overflow_pages -= pages
 
     def _free_run(self, number: int, pages: int, birth: int) -> None:
@@ -416,9 +416,9 @@ class Writer(Reader):
             place, left, right = 1, Page.build_leaf(entries[:1], size), leaf
         else:
             lower, upper = _bounds(path)
-            place = series_end([entry[0] for entry in entries], index, lower, upper)
+            lengths = [len(key) + len(payload) + 10 for key, _, payload in entries]
+            place = series_end([entry[0] for entry in entries], lengths, index, lower, upper)
             if not place or leaf_size(entries[:place]) > size or leaf_size(entries[place:]) > size:
-                lengths = [len(key) + len(payload) + 10 for key, _, payload in entries]
                 place = middle(entries, size, leaf_size, lengths, 1)
             left, right = Page.build_leaf(entries[:place], size), Page.build_leaf(entries[place:], size)
         self.leaf_pages += 1
@@ -590,7 +590,7 @@ class Writer(Reader):
                 self.branch_pages -= 1
             else:
                 self.leaf_pages -= 1
-            self.changes.dirty -= size
+            self.changes.less(size)
         else:
             if left.level:
                 place = middle(both, size, branch_size, [len(entry[0]) + 30 for entry in both], 2)
@@ -658,7 +658,7 @@ class Writer(Reader):
             if entries:
                 return Page.build_leaf(entries, self.page_size)
             self.leaf_pages -= 1
-            self.changes.dirty -= self.page_size
+            self.changes.less(self.page_size)
             return None
         first = page.child_index(start) if start is not None else 0
         last = page.child_index(stop) if stop is not None else page.cells - 1
@@ -681,7 +681,7 @@ class Writer(Reader):
         if kept:
             return Page.build_branch(kept, self.page_size, page.level)
         self.branch_pages -= 1
-        self.changes.dirty -= self.page_size
+        self.changes.less(self.page_size)
         return None
 
     def _mend(self, key: bytes) -> None:
@@ -701,7 +701,7 @@ class Writer(Reader):
 
     def _free_dirty(self, page: Page) -> None:
         """Forget a dirty subtree; what is clean below it becomes free."""
-        self.changes.dirty -= self.page_size
+        self.changes.less(self.page_size)
         if not page.level:
             self.leaf_pages -= 1
             if self.overflow_pages:

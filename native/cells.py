@@ -222,14 +222,32 @@ class Cells:
         key: cython.pointer[Cell] = self.cells + index
         first: cython.bint = index == 0
         last: cython.bint = index + 1 == self.count
-        before: cython.int = self.shared(key, lower) if first else common_of(key - 1, key)
-        behind: cython.int = self.shared(key, upper) if last else common_of(key, key + 1)
+        place: cython.int = 0
+        near: cython.int
         if 2 * index + 1 >= self.count:
-            if behind >= 0 and self.shared(key, lower) > behind:
-                return index if 4 * (self.count - 1 - index) < self.count else index + 1
-        elif before >= 0 and self.shared(key, upper) > before:
-            return index + 1 if 4 * index < self.count else index
-        return 0
+            near = self.shared(key, upper) if last else common_of(key, key + 1)
+            if near >= 0 and self.shared(key, lower) > near:
+                place = index if 4 * (self.count - 1 - index) < self.count else index + 1
+        else:
+            near = self.shared(key, lower) if first else common_of(key - 1, key)
+            if near >= 0 and self.shared(key, upper) > near:
+                place = index + 1 if 4 * index < self.count else index
+        if not place:
+            return 0
+        whole: cython.longlong = self.before(self.count)
+        least: cython.longlong = whole // 8
+        while whole - self.before(place) < least and place > 1:
+            place -= 1
+        while self.before(place) < least and place < self.count - 1:
+            place += 1
+        return place
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def before(self, index: cython.int) -> cython.longlong:
+        """Bytes of the entries of a leaf before that one, without any prefix."""
+        return self.sums[index] + self.sums[self.room + 1 + index] + 10 * index
 
     @cython.cfunc
     @cython.inline

@@ -55,10 +55,12 @@ class Changes:
         self.ended = 0
         self.due = False
 
-    def put_off(self) -> None:
-        """There is no room to write early: it may wait until more has ended, beside what there is."""
-        self.ended = 0
-        self.due = False
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def less(self, size: cython.longlong) -> cython.void:
+        """`size` dirty bytes are needed no more."""
+        self.dirty -= size
+        self.ended = min(self.ended, self.dirty)
 
     def take_own(self) -> list:
         """The freed runs that this transaction itself has written, out of the list. O(runs since the last time)."""

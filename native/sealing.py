@@ -75,7 +75,7 @@ class Writer(Editor):
             if cells.count:
                 return cells.build(0, cells.count)
             self.leaf_pages -= 1
-            self.changes.dirty -= self.page_size
+            self.changes.less(self.page_size)
             return None
         first = page.search(bytes_at(start), len(start), 1, 0, 1) - 1 if start is not None else 0
         last = page.search(bytes_at(stop), len(stop), 1, 0, 1) - 1 if stop is not None else page.cells - 1
@@ -106,7 +106,7 @@ class Writer(Editor):
         if cells.count:
             return cells.build(0, cells.count)
         self.branch_pages -= 1
-        self.changes.dirty -= self.page_size
+        self.changes.less(self.page_size)
         return None
 
     @cython.cfunc
@@ -144,7 +144,7 @@ class Writer(Editor):
     @cython.exceptval(-1, check=False)
     def free_dirty(self, page: Page) -> cython.int:
         """Forget a dirty subtree; what is clean below it becomes free."""
-        self.changes.dirty -= self.page_size
+        self.changes.less(self.page_size)
         if not page.level:
             self.leaf_pages -= 1
             if self.overflow_pages:

@@ -418,8 +418,8 @@ class Editor(Reader):
         else:
             self.waiting(ref.checksum)
             del self.large[ref.checksum]
-            self.changes.dirty -= ref.count
             self.changes.ended -= ref.count
+            self.changes.less(ref.count)
         self.overflow_pages -= pages
         return 0
 
@@ -720,7 +720,7 @@ class Editor(Reader):
                 self.branch_pages -= 1
             else:
                 self.leaf_pages -= 1
-            self.changes.dirty -= self.page_size
+            self.changes.less(self.page_size)
             return 0
         place: cython.int = both.middle()
         separator = both.key(place) if left.level else separator_at(both, place)

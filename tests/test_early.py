@@ -191,18 +191,31 @@ def test_early_writes_use_the_pages_of_a_reader_that_ends_meanwhile():
 
 
 def test_a_transaction_that_fits_at_its_end_is_not_refused_for_an_early_write():
-    """The story: 24 MB put and 20 of them deleted did not fit into 16 MB, though they had before there were any."""
-    with database(max_size=400 * 4096) as db:
+    """The story: 10 MB put and 9 of them deleted did not fit into 4 MB, though they had before there were any; nor did
+    longer values into what shorter ones had left, which had been written and then deleted."""
+    with database(max_size=1000 * 4096) as db:
         with db.write() as txn:
-            txn.changes.early = 50 * 4096
-            for number in range(60):
-                txn[b"%02d" % number] = bytes([number]) * 40_000  # ten pages each
-            assert 50 < txn._draft.written < 400
-            for number in range(50):
-                del txn[b"%02d" % number]
+            for number in range(250):
+                txn[b"%03d" % number] = bytes([number]) * 40_000
+            assert txn._draft.written == 0
+            for number in range(225):
+                del txn[b"%03d" % number]
         with db.read() as snapshot:
-            assert dict(snapshot.items()) == {b"%02d" % number: bytes([number]) * 40_000 for number in range(50, 60)}
+            assert dict(snapshot.items()) == {b"%03d" % number: bytes([number]) * 40_000 for number in range(225, 250)}
         assert db.check() == []
+
+
+def test_what_was_deleted_again_has_not_come_to_its_end():
+    """The story: after a range in order had been put and deleted, pages put at random were taken for ended ones."""
+    rng = random.Random(11)
+    with database() as db, db.write() as txn:
+        txn.changes.early = 100 * 4096
+        txn.update(in_order(2500))
+        assert txn.changes.ended > 60 * 4096
+        txn.clear()
+        assert txn.changes.ended == txn.changes.dirty == 0
+        txn.update((rng.randbytes(8), bytes(100)) for _ in range(4000))
+        assert txn._draft.written == 0
 
 
 @pytest.mark.parametrize("how", ["items", "values", "reversed"])

@@ -272,7 +272,7 @@ def grouped(*groups):
         # A rising series that has filled a leaf before: little that follows it stays with it, much gets its own leaf.
         (["a8", "b1"], b"a7", b"a", b"b5", 7),
         (["a6", "b3"], b"a5", b"a", b"b5", 6),
-        (["a9"], b"a8", b"a", b"b", 8),
+        (["a9"], b"a8", b"a", b"b", 7),
         (["a5", "b4"], b"a4", b"a", b"b5", 5),
         # It has filled none, or is not the one that the key belongs to, or goes on behind the key.
         (["a8", "b1"], b"a7", b"9", b"b5", 0),
@@ -284,7 +284,7 @@ def grouped(*groups):
         # A falling one, the other way round.
         (["a1", "b8"], b"b0", b"a", b"b9", 2),
         (["a3", "b6"], b"b0", b"a", b"b9", 3),
-        (["b9"], b"b0", b"a", b"b9", 1),
+        (["b9"], b"b0", b"a", b"b9", 2),
         (["a1", "b8"], b"b0", b"a", b"c", 0),
         (["a1", "b8"], b"b0", b"a", None, 0),
         (["b9"], b"b0", None, b"b9", 0),
@@ -295,7 +295,17 @@ def grouped(*groups):
 )
 def test_where_a_series_seems_to_end(groups, key, lower, upper, place):
     keys = grouped(*groups)
-    assert series_end(keys, keys.index(key), lower, upper) == place
+    assert series_end(keys, [30] * len(keys), keys.index(key), lower, upper) == place
+
+
+@pytest.mark.parametrize(
+    ("lengths", "place"),
+    [([30] * 9, 7), ([30] * 8 + [5], 7), ([30] * 8 + [50], 8), ([400] + [5] * 8, 1), ([5] * 8 + [400], 8)],
+)
+def test_each_side_of_a_series_gets_an_eighth_of_the_bytes(lengths, place):
+    assert series_end(grouped("a9"), lengths, 8, b"a", b"b") == place
+    rest = len(lengths) - place
+    assert series_end(grouped("b9"), lengths[::-1], 0, b"a", b"b9") == rest
 
 
 @pytest.mark.parametrize("stranger", [b"", b"a", b"prefiw", b"prefi", b"prefix\xff"[:5], b"q", b"prefiy"])
