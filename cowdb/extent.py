@@ -72,8 +72,10 @@ class Extent:
 
     # ------------------------------------------------------------ growing
 
-    def grow(self, page_count: int, *, inserted: bool, ready_pages: int) -> None:
+    def grow(self, page_count: int, *, inserted: bool, ready_pages: int, closely: bool = False) -> None:
         """Make the file hold `page_count` pages. It grows geometrically; the new part is sparse.
+
+        `closely`: by no more than is asked for, as by a transaction that writes early, much at a time.
 
         A transaction that put something in (`inserted`) leaves real blocks behind
         the pages that it would take to delete, less the `ready_pages` that are free
@@ -88,7 +90,7 @@ class Extent:
         if self.max_pages is not None:
             wanted = max(page_count, min(wanted, self.max_pages))
         if wanted > self.pages:
-            step = max(LEAST_GROWTH, min(self.pages // 8, GROWTH_LIMIT // self.page_size))
+            step = 0 if closely else max(LEAST_GROWTH, min(self.pages // 8, GROWTH_LIMIT // self.page_size))
             pages = max(wanted, self.pages + step)
             if self.max_pages is not None:
                 pages = max(wanted, min(pages, self.max_pages))

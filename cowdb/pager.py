@@ -46,6 +46,7 @@ from cowdb.recovery import reassert, take_over
 from cowdb.sealed import Sealed
 from cowdb.space import BIRTH_MASK
 from cowdb.stats import Counters, Stats
+from cowdb.writer import EARLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -483,7 +484,12 @@ class Pager:
         """Make the file hold the draft's pages, and what it takes to delete them."""
         free = self.allocator.free
         assert free is not None
-        self.extent.grow(draft.page_count, inserted=draft.changes.inserted, ready_pages=free.ready_pages)
+        self.extent.grow(
+            draft.page_count,
+            inserted=draft.changes.inserted,
+            ready_pages=free.ready_pages,
+            closely=draft.written * self.page_size >= EARLY,
+        )
 
     def _write_pages(self, sealed: Sealed, *, flushed: bool) -> int:
         """Write sealed pages, neighbours in one call; how many that was. `flushed`: a flush will follow."""

@@ -52,6 +52,17 @@ def test_by_default_eight_megabytes_at_a_time():
         assert 2 * EARLY <= written * 32768 < 2.1 * EARLY, "twice"
 
 
+def test_the_file_is_hardly_longer_than_what_is_in_it(monkeypatch):
+    """The story: it grew by an eighth with the last early write, as for small commits."""
+    monkeypatch.setattr(pager, "EARLY", 20 * 4096)
+    for count in range(60_000, 64_000, 500):
+        with database() as db:
+            _, written = load(db, in_order(count), 20 * 4096)
+            assert written > 1000
+            pages, length = db.stats().page_count, db.info()["file_size"] // 4096
+            assert pages <= length <= pages + 2 * (32 + pages // 64)
+
+
 def test_values_of_many_pages_are_written_early_wherever_their_keys_are():
     rng = random.Random(4)
     model = SortedDict((rng.randbytes(8), rng.randbytes(rng.randrange(20_000, 60_000))) for _ in range(60))
