@@ -59,7 +59,7 @@ class Draft:
         turn: Turn,
         following: int,
     ) -> None:
-        """The transaction `birth` on top of `meta`; `spill` writes it early beyond `budget` bytes of dirty pages.
+        """The transaction `birth` on top of `meta`; `spill` writes it early, see `Changes`, which has the `budget`.
 
         `turn` is that of its writer, `following` the transaction id after it.
         """

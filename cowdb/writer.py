@@ -14,8 +14,8 @@ Splitting: a full page is rebuilt if holes or a longer prefix give a sixteenth
 of it back, else divided where both halves are about even; at the edge of
 the tree the full page stays full and the new entry begins a page of its own,
 so that sorted input leaves pages filled.  So it does, nearly, where one of many
-series of keys seems to go on (`page.series_end`).  A page that falls below a quarter is
-merged with a neighbour, or shares evenly with it.
+series of keys seems to go on (`page.series_end`).  A page that falls below a
+quarter is merged with a neighbour, or shares evenly with it.
 
 Numbers are given out at the seal, not before: a transaction that aborts has
 touched no allocator, and neighbours in key order become neighbours on disk.
@@ -63,8 +63,8 @@ class Changes:
     `birth` is its id.  `freed` collects runs (start, length, birth) that its
     own state no longer uses.  `dirty` counts bytes of dirty pages and values
     in memory; beyond `budget`, `spill` is called.  `ended` counts those of
-    them that will hardly change again; beyond `early`, if they are the most of
-    it, `due` asks for the same.  `torn` is set while a change is half made, so
+    them that will hardly change again; beyond `early`, if they are nearly all
+    of it, `due` asks for the same.  `torn` is set while a change is half made, so
     that one which was interrupted is never committed.  `busy` is set during a
     change and during the commit, so that no signal's handler, and no other
     thread, changes anything meanwhile.
@@ -409,13 +409,13 @@ class Writer(Reader):
         if leaf_size(entries) <= self._slack:
             self._swap(path, Page.build_leaf(entries, size))
             return
-        if index == len(entries) - 1 and all(at == page.cells - 1 for page, at in path):
+        lower, upper = _bounds(path)
+        if index == len(entries) - 1 and upper is None:
             place, left, right = index, leaf, Page.build_leaf(entries[index:], size)
             self.changes.end(size)
-        elif index == 0 and all(at == 0 for _, at in path):
+        elif index == 0 and lower is None:
             place, left, right = 1, Page.build_leaf(entries[:1], size), leaf
         else:
-            lower, upper = _bounds(path)
             lengths = [len(key) + len(payload) + 10 for key, _, payload in entries]
             place = series_end([entry[0] for entry in entries], lengths, index, lower, upper)
             if not place or leaf_size(entries[:place]) > size or leaf_size(entries[place:]) > size:

@@ -470,17 +470,18 @@ class Editor(Reader):
         place: cython.int
         left: Page
         right: Page
-        if index == cells.count - 1 and at_end(path):
+        lower, upper = bounds_of(path)
+        if index == cells.count - 1 and upper is None:
             place = index
             left = leaf
             right = cells.build(index, cells.count)
             self.changes.end(self.page_size)
-        elif index == 0 and at_start(path):
+        elif index == 0 and lower is None:
             place = 1
             left = cells.build(0, 1)
             right = leaf
         else:
-            place = cells.series_end(index, lower_bound_of(path), upper_bound_of(path))
+            place = cells.series_end(index, lower, upper)
             if not place or not cells.fits(0, place) or not cells.fits(place, cells.count):
                 place = cells.middle()
             left = cells.build(0, place)
@@ -753,25 +754,18 @@ def pairs_of(way: cython.pointer[Way]) -> list:
 
 
 @cython.cfunc
-def lower_bound_of(path: list):
-    """The separator below the leaf that the way leads to; None at the edge of the tree."""
+def bounds_of(path: list) -> tuple:
+    """The separators that bound the leaf that the way leads to; None at the edges of the tree."""
+    lower: object = None
+    upper: object = None
     page: Page
     index: cython.int
     for page, index in reversed(path):
-        if index:
-            return page.key(index)
-    return None
-
-
-@cython.cfunc
-def upper_bound_of(path: list):
-    """The separator above the leaf that the way leads to; None at the edge of the tree."""
-    page: Page
-    index: cython.int
-    for page, index in reversed(path):
-        if index + 1 < page.cells:
-            return page.key(index + 1)
-    return None
+        if lower is None and index:
+            lower = page.key(index)
+        if upper is None and index + 1 < page.cells:
+            upper = page.key(index + 1)
+    return lower, upper
 
 
 @cython.cfunc
@@ -782,16 +776,6 @@ def at_end(path: list) -> cython.int:
     index: cython.int
     for page, index in path:
         if index != page.cells - 1:
-            return 0
-    return 1
-
-
-@cython.cfunc
-@cython.exceptval(-1, check=False)
-def at_start(path: list) -> cython.int:
-    """1 if the way leads along the left edge of the tree."""
-    for _, index in path:
-        if index:
             return 0
     return 1
 
