@@ -168,6 +168,21 @@ def test_many_series_that_come_in_order_leave_pages_filled(rising, batch):
 
 
 @pytest.mark.untraced
+def test_no_keys_get_a_leaf_each():
+    """The story: each of these looks like the end of a series that filled the leaf before it, and stayed alone."""
+    long = [b"%02d" % group + b"a" * 100 + b"%02d" % number for group in range(10) for number in range(30)]
+    short = [b"%02d" % group + b"a" * length + b"b" for group in range(10) for length in range(100)]
+    kernel = Kernel()
+    writer = kernel.writer()
+    writer.update((key, bytes(400)) for key in long)
+    before = writer.leaf_pages
+    writer.update((key, b"") for key in short)
+    kernel.seal(writer)
+    assert [key for key, _ in audit(kernel.reader())] == sorted(long + short)
+    assert writer.leaf_pages < before + len(short) / 10
+
+
+@pytest.mark.untraced
 def test_short_series_and_random_keys_divide_in_the_middle():
     rng = random.Random(10)
     cell = 2 + 12 + 60 + 8
