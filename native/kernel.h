@@ -255,6 +255,7 @@ static void offer_block(Block *block)
 
 #include <errno.h>
 #include <time.h>
+#define COWDB_GATHERED 32768 /* bytes of pages in one call: see GATHERED of storage.py */
 #define SEALED_LIMIT 64 /* pages that are written at a time, and with the interpreter's lock kept if there are no more */
 
 /* A small write into the system's cache takes a few microseconds. To let the interpreter's lock go and get it back
@@ -314,6 +315,7 @@ static void sort_pages(SealedPage *at, size_t count) { qsort(at, count, sizeof *
 
 #if defined(__linux__)
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -341,7 +343,8 @@ static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t
             parts[many].iov_base = pages[first + many].at + (many ? 0 : skip);
             parts[many].iov_len = size - (many ? 0 : skip);
             many++;
-        } while (first + many < count && pages[first + many].number == pages[first].number + (uint64_t)many);
+        } while ((size_t)(many + 1) * size <= COWDB_GATHERED && first + many < count &&
+                 pages[first + many].number == pages[first].number + (uint64_t)many);
         ssize_t written = pwritev(fd, parts, many, (off_t)(pages[first].number * size + skip));
         if (written < 0)
             return errno;
@@ -363,9 +366,18 @@ static void start_writing(int fd, uint64_t from, uint64_t to)
 #endif
 }
 
-/* Which file a path leads to. 0, or what errno says. */
+/* Which file a path leads to. 0, or what errno says. Who does not ask for a file's times does not make the next write
+ * and flush bring them to the disk: see `leads_to` of storage.py. */
 static int device_and_inode(const char *path, uint64_t *device, uint64_t *inode)
 {
+#if defined(__linux__) && defined(STATX_INO)
+    struct statx seen;
+    if (!statx(AT_FDCWD, path, 0, STATX_INO, &seen)) { /* what hinders it is told by `stat` */
+        *device = makedev(seen.stx_dev_major, seen.stx_dev_minor);
+        *inode = seen.stx_ino;
+        return 0;
+    }
+#endif
     struct stat found;
     if (stat(path, &found))
         return errno;

@@ -5,6 +5,7 @@ The compiled form asks the system itself, where the storage is a plain file; the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -288,6 +289,10 @@ def test_signals_are_answered_between_two_writes_and_the_pages_are_whole(storage
 # ---------------------------------------------------------------- where a path leads
 
 
+def storage_of(path):
+    return storage_module.FileStorage(path, os.O_RDWR, 0, read_only=False)
+
+
 @pytest.mark.parametrize("leads_to", LEADS)
 def test_a_path_leads_to_its_file(tmp_path, leads_to):
     path = str(tmp_path / "f")
@@ -296,25 +301,91 @@ def test_a_path_leads_to_its_file(tmp_path, leads_to):
     identity = found.st_dev, found.st_ino
     os.link(path, tmp_path / "second")
     os.symlink(path, tmp_path / "third")
-    assert leads_to(path, identity) is True
-    assert leads_to(str(tmp_path / "second"), identity) is leads_to(str(tmp_path / "third"), identity) is True
-    os.rename(path, tmp_path / "elsewhere")
-    assert leads_to(path, identity) is leads_to(str(tmp_path / "third"), identity) is False
-    (tmp_path / "f").write_bytes(b"two")
-    assert leads_to(path, identity) is False
-    assert leads_to(path + "/below", identity) is False
+    with contextlib.closing(storage_of(path)) as storage:
+        assert leads_to(path, identity, storage) is True
+        assert leads_to(str(tmp_path / "second"), identity, storage) is True
+        assert leads_to(str(tmp_path / "third"), identity, storage) is True
+        os.rename(path, tmp_path / "elsewhere")
+        assert leads_to(path, identity, storage) is leads_to(str(tmp_path / "third"), identity, storage) is False
+        assert leads_to(str(tmp_path / "elsewhere"), identity, storage) is True
+        (tmp_path / "f").write_bytes(b"two")
+        assert leads_to(path, identity, storage) is False
+        assert leads_to(path + "/below", identity, storage) is False
+        os.rename(tmp_path / "elsewhere", path)
+        assert leads_to(path, identity, storage) is True
+        os.remove(path)
+        os.remove(tmp_path / "second")
+        assert leads_to(path, identity, storage) is False
+        (tmp_path / "f (deleted)").write_bytes(b"what Linux calls it now")
+        assert leads_to(path + " (deleted)", identity, storage) is False
+
+
+@pytest.mark.parametrize("leads_to", LEADS)
+def test_a_directory_on_the_way_is_renamed_or_becomes_a_link(tmp_path, leads_to):
+    (tmp_path / "here").mkdir()
+    path = str(tmp_path / "here" / "f")
+    (tmp_path / "here" / "f").write_bytes(b"one")
+    with contextlib.closing(storage_of(path)) as storage:
+        identity = storage.identity()
+        os.rename(tmp_path / "here", tmp_path / "there")
+        assert leads_to(path, identity, storage) is False
+        os.symlink("there", tmp_path / "here")
+        assert leads_to(path, identity, storage) is True
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "f").write_bytes(b"two")
+        os.remove(tmp_path / "here")
+        os.symlink("other", tmp_path / "here")
+        assert leads_to(path, identity, storage) is False
+
+
+@pytest.mark.parametrize("leads_to", LEADS)
+def test_a_closed_storage_does_not_hinder_the_look(tmp_path, leads_to):
+    path = str(tmp_path / "f")
+    (tmp_path / "f").write_bytes(b"one")
+    storage = storage_of(path)
+    identity = storage.identity()
+    storage.close()
+    assert leads_to(path, identity, storage) is True
+    assert leads_to(path, (identity[0], identity[1] + 1), storage) is False
+
+
+@pytest.mark.parametrize("leads_to", LEADS)
+@pytest.mark.skipif(sys.platform != "linux", reason="the coarse clock and the times that are looked for are Linux's")
+def test_a_look_where_a_path_leads_leaves_the_times_of_the_file_coarse(tmp_path, leads_to):
+    """Since Linux 6.13, who has seen them makes the next write change the inode, which a flush may have to write."""
+    coarse = 5  # CLOCK_REALTIME_COARSE: moves on every few milliseconds
+    path = str(tmp_path / "f")
+    (tmp_path / "f").write_bytes(b"one")
+    with contextlib.closing(storage_of(path)) as storage:
+        identity = storage.identity()
+        kept = []
+        for _ in range(100):
+            time.sleep(0.01)
+            began = time.clock_gettime_ns(coarse)
+            storage.write(0, [b"two"])
+            assert leads_to(path, identity, storage) is True
+            storage.write(0, [b"one"])
+            if time.clock_gettime_ns(coarse) == began:
+                kept.append(os.stat(path).st_mtime_ns <= began)
+                if len(kept) == 3:
+                    break
+    assert any(kept)
 
 
 @pytest.mark.parametrize("leads_to", LEADS)
 def test_a_path_that_cannot_be_looked_at(tmp_path, leads_to):
-    with pytest.raises(ValueError, match="null"):
-        leads_to(str(tmp_path / "a\0b"), (1, 2))
-    os.symlink("loop", tmp_path / "loop")
-    with pytest.raises(OSError, match="Too many levels") as caught:
-        leads_to(str(tmp_path / "loop"), (1, 2))
-    assert caught.value.filename == str(tmp_path / "loop")
-    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")
-    assert leads_to(name, (1, 2)) is False
-    with open(name, "wb"):
-        found = os.stat(name)
-    assert leads_to(name, (found.st_dev, found.st_ino)) is True
+    (tmp_path / "f").write_bytes(b"one")
+    with contextlib.closing(storage_of(str(tmp_path / "f"))) as storage:
+        with pytest.raises(ValueError, match="null"):
+            leads_to(str(tmp_path / "a\0b"), (1, 2), storage)
+        os.symlink("loop", tmp_path / "loop")
+        with pytest.raises(OSError, match="Too many levels") as caught:
+            leads_to(str(tmp_path / "loop"), (1, 2), storage)
+        assert caught.value.filename == str(tmp_path / "loop")
+        name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")
+        assert leads_to(name, (1, 2), storage) is False
+        with open(name, "wb"):
+            found = os.stat(name)
+        assert leads_to(name, (found.st_dev, found.st_ino), storage) is True
+    with contextlib.closing(storage_of(name)) as storage:
+        assert leads_to(name, storage.identity(), storage) is True

@@ -735,13 +735,11 @@ def write_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
 
 def test_calls_are_capped_in_bytes(real: Place, write_calls: list[tuple[int, list[int]]]) -> None:
     limit = storage_module.WRITE_LIMIT
-    assert limit == 256 * 1024
     data = os.urandom(3 * limit + 5)
-    real.create().write(0, [b"a" * 8192] * 100 + [data] + [b"b" * 8192])
-    assert all(sum(lengths) <= limit for _, lengths in write_calls)
-    assert all(set(lengths) == {8192} for _, lengths in write_calls[:3]), "no page is split without need"
-    assert len(write_calls) <= 9
-    assert real.open().read(0, 1 << 30) == b"a" * 819_200 + data + b"b" * 8192
+    real.create().write(0, [b"a" * 8192] * 101 + [data] + [b"b" * 8192])
+    assert [lengths for _, lengths in write_calls[:26]] == [[8192] * 4] * 25 + [[8192]], "no page is split without need"
+    assert [lengths for _, lengths in write_calls[26:]] == [[limit]] * 3 + [[5, 8192]]
+    assert real.open().read(0, 1 << 30) == b"a" * 827_392 + data + b"b" * 8192
 
 
 def test_calls_are_capped_in_buffers(real: Place, write_calls: list[tuple[int, list[int]]]) -> None:
