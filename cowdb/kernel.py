@@ -1,7 +1,7 @@
 """Which form of the page kernel is used: the plain one, or its compiled twin.
 
     page  space  path  tree  writer  cursor.scan  freelist  meta.encode  readers.Gate  reading  handle  writing
-    draft  group  locks  sharing  sealed.write_sealed, write_page  storage.leads_to, size_of
+    draft  group  locks  sharing  sealed.write_sealed, write_page  storage.begin_writing, leads_to, size_of
                      |                                                       plain, always here
                      |
                   kernel  -------->  one form of all of them, for everything above
@@ -38,7 +38,7 @@ from cowdb.reading import Reading
 from cowdb.sealed import write_page, write_sealed
 from cowdb.sharing import FileSharing
 from cowdb.space import Space
-from cowdb.storage import PLAIN_BUFFERS, leads_to, size_of
+from cowdb.storage import PLAIN_BUFFERS, begin_writing, leads_to, size_of
 from cowdb.tree import Reader
 from cowdb.writer import Changes, Writer
 from cowdb.writing import Writing
@@ -71,6 +71,7 @@ __all__ = [
     "Writer",
     "WriterLock",
     "Writing",
+    "begin_writing",
     "encode",
     "leads_to",
     "scan",
@@ -147,6 +148,7 @@ if not TYPE_CHECKING and _native is not None:
     Space = _native.Space
     Writer = _native.Writer
     Writing = _native.Writing
+    begin_writing = _native.begin_writing
     encode = _native.encode
     leads_to = _native.leads_to
     seal_usual = _native.seal_usual

@@ -32,20 +32,33 @@ import errno
 import itertools
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cowdb import format as fmt
 from cowdb.allocation import Allocator, blocker, spare_pages
 from cowdb.catalog import descriptors, name_key
 from cowdb.errors import ClosedError, CorruptionError, Error, LockTimeoutError, PoisonedError, ReadOnlyError
 from cowdb.extent import LEAST_GROWTH, Extent
-from cowdb.kernel import Draft, Gate, Group, Member, Reader, WriterLock, encode, seal_usual, write_page, write_sealed
+from cowdb.kernel import (
+    Draft,
+    Gate,
+    Group,
+    Member,
+    Reader,
+    WriterLock,
+    begin_writing,
+    encode,
+    seal_usual,
+    write_page,
+    write_sealed,
+)
 from cowdb.meta import Meta
 from cowdb.poison import NOT_COMMITTED, NOTHING_LOST, UNKNOWN, Poison
 from cowdb.recovery import reassert, take_over
 from cowdb.sealed import Sealed
 from cowdb.space import BIRTH_MASK
 from cowdb.stats import Counters, Stats
+from cowdb.storage import GATHERED
 from cowdb.writer import EARLY
 
 if TYPE_CHECKING:
@@ -57,6 +70,9 @@ if TYPE_CHECKING:
     from cowdb.storage import Storage
 
 __all__ = ["Pager"]
+
+_FEW: Final = 16
+"""Pages of a commit with which the disk begins before the meta page is written."""
 
 
 class Pager:
@@ -90,6 +106,7 @@ class Pager:
         meta = self.gate.current.meta
         self.extent.begin(meta, max_size)
         self.page_size: int = meta.page_size
+        self._begin_at = max(fmt.FIRST_DATA_PAGE * self.page_size, GATHERED)
         self.next_transaction: int = _next_id(meta.transaction)
         self.allocator = Allocator(self.page_size, self.extent.max_pages)
         self._closed = self._left = False
@@ -402,6 +419,8 @@ class Pager:
                 words.durable = (published.transaction, slot)
                 slot = 1 - slot
             known = transaction
+        if not lazy and written <= _FEW and len(group) == 1:
+            begin_writing(self.storage, self._begin_at)
         meta = newest.meta if newest.meta.durable == known else newest.meta.with_durable(known)
         raw = encode(meta, slot)
         self.failpoint("write meta")

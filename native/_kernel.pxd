@@ -72,6 +72,7 @@ cdef extern from "kernel.h":
     Py_ssize_t next_filled(list things, Py_ssize_t place)
     # These let the interpreter's lock go by themselves, if it is to be let go.
     int write_quickly(int fd, SealedPage *pages, Py_ssize_t count, size_t size, size_t *done)
+    int start_quickly(int fd, u64 start)
     int look_quickly(const char *path, u64 *device, u64 *inode)
     int lock_quickly(int fd, int release, long long start, long long length)
 

@@ -435,6 +435,12 @@ static int write_quickly(int fd, SealedPage *pages, ptrdiff_t count, size_t size
     COWDB_QUICKLY(error, write_sealed_pages(fd, pages, count, size, done));
     return error;
 }
+static int start_quickly(int fd, uint64_t from)
+{
+    int error;
+    COWDB_QUICKLY(error, (start_writing(fd, from, 0), 0));
+    return error;
+}
 static int look_quickly(const char *path, uint64_t *device, uint64_t *inode)
 {
     int error;
