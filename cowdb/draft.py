@@ -127,7 +127,7 @@ class Draft:
         return self._free
 
     def writers(self) -> list[Writer]:
-        """The writers of the trees that were looked at; the catalog after the named trees, without the free tree."""
+        """The writers of the trees that were looked at: the main one first, the catalog last, without the free tree."""
         if self.closed:
             return []
         found = [self.main, *self.named.values()]
@@ -143,7 +143,7 @@ class Draft:
 
     def changed(self) -> bool:
         """Whether there is anything to commit."""
-        return any(writer.changed for writer in self.writers())
+        return any([writer.changed for writer in self.writers()])  # a list is made faster than a generator
 
     def descriptors(self, seal: Callable[[Writer], fmt.Descriptor]) -> tuple[fmt.Descriptor, fmt.Descriptor]:
         """Catalog and free tree, sealed if they were touched."""

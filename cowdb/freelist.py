@@ -23,7 +23,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
-from sortedcontainers import SortedDict, SortedList
+from sortedcontainers import SortedList
 
 from cowdb import format as fmt
 from cowdb.errors import CorruptionError
@@ -39,6 +39,8 @@ Run = tuple[int, int]
 """A run of ready pages: start, length."""
 
 _FRESH: Final = 32
+_FEW: Final = 8
+_TWICE: Final = "the free list names it twice (I5)"
 _KNOWN: Final = 0
 """Birth and freed of a run that every snapshot lets go."""
 
@@ -46,13 +48,15 @@ _KNOWN: Final = 0
 class FreeList:
     """The free runs that are in memory; see the module's text.
 
-    `live` is always the sorted list of live snapshots (P6).
+    `live` is always the sorted list of live snapshots (P6).  Ready runs are kept
+    as the carry list has them.  Between two commits there are no more of them
+    than it holds, so a sorted list of Python's is what takes the least time.
     """
 
     def __init__(self) -> None:
-        self._lengths: SortedDict[int, int] = SortedDict()  # start -> length of the ready runs
+        self._sorted: list[CarriedRun] = []  # the ready runs by address
         self._by_length: SortedList[Run] = SortedList()  # (length, start) of those that are longer than a page
-        self._fresh: list[Run] = []  # ready runs that are in neither yet, because they may be taken again at once
+        self._fresh: list[CarriedRun] = []  # ready runs in neither yet: they may be taken again at once
         self._held: dict[int, list[CarriedRun]] = {}  # blocker -> runs
         self.held_runs = 0
         self.ready_pages = 0
@@ -60,30 +64,18 @@ class FreeList:
 
     def __len__(self) -> int:
         """Number of runs, ready and held."""
-        return len(self._lengths) + len(self._fresh) + self.held_runs
+        return len(self._sorted) + len(self._fresh) + self.held_runs
 
     # ------------------------------------------------------------ giving back
 
     def add(self, run: CarriedRun, live: list[int]) -> None:
         """Take in a run that was freed: ready if no live snapshot sees it. O(log n)."""
-        start, length, birth, freed = run
-        place = bisect_left(live, birth)
-        if place == len(live) or live[place] >= freed:
-            if len(self._fresh) > max(_FRESH, len(self._lengths)):
-                self._sort_in()
-            self._fresh.append((start, length))
-            self.ready_pages += length
-        else:
-            # The oldest blocker is the one that is likely to stay longest.
-            self._held.setdefault(live[place], []).append(run)
-            self.held_runs += 1
-            self.held_pages += length
+        self._take_in((run,), live)
 
     def release(self, freed: list[tuple[int, int, int]], transaction: int, live: list[int]) -> None:
         """Take in the runs (start, length, birth) that `transaction` has freed, and empty the list. O(n log n)."""
         if freed:
-            for run in coalesce(freed, transaction):
-                self.add(run, live)
+            self._take_in(coalesce(freed, transaction), live)
             freed.clear()
 
     def settle(self, live: list[int]) -> None:
@@ -91,85 +83,132 @@ class FreeList:
         if not self._held:
             return
         for blocker in sorted(self._held.keys() - live):
-            for run in self._held.pop(blocker):
-                self.held_runs -= 1
+            runs = self._held.pop(blocker)
+            self.held_runs -= len(runs)
+            for run in runs:
                 self.held_pages -= run[1]
-                self.add(run, live)
+            self._take_in(runs, live)
 
     def blockers(self) -> set[int]:
         """The snapshots that hold runs back."""
         return set(self._held)
 
+    def _take_in(self, runs: Iterable[CarriedRun], live: list[int]) -> None:
+        fresh = self._fresh
+        most = max(_FRESH, len(self._sorted))
+        for run in runs:
+            start, length, birth, freed = run
+            place = bisect_left(live, birth)
+            if place == len(live) or live[place] >= freed:
+                if len(fresh) > most:
+                    self._sort_in()
+                    fresh = self._fresh
+                    most = max(_FRESH, len(self._sorted))
+                fresh.append((start, length, _KNOWN, _KNOWN))
+                self.ready_pages += length
+            else:
+                # The oldest blocker is the one that is likely to stay longest.
+                self._held.setdefault(live[place], []).append(run)
+                self.held_runs += 1
+                self.held_pages += length
+
     def _sort_in(self) -> None:
         """Put the fresh runs where they belong by address and length."""
         fresh, self._fresh = self._fresh, []
-        for start, length in fresh:
-            self._join(start, length)
+        if len(fresh) > _FEW:
+            self._merge(fresh)
+        else:
+            for run in fresh:
+                self._join(run)
 
-    def _join(self, start: int, length: int) -> None:
-        """Add a ready run and join it with its neighbours."""
-        lengths = self._lengths
-        place = lengths.bisect_left(start)
-        if place < len(lengths):
-            after, after_length = lengths.peekitem(place)
+    def _join(self, run: CarriedRun) -> None:
+        """Add a ready run and join it with its neighbours. O(n) for the move, which counts for little."""
+        ready = self._sorted
+        start, length, _, _ = run
+        place = bisect_left(ready, run)
+        if place < len(ready):
+            after, after_length, _, _ = ready[place]
             if start + length > after:
-                raise CorruptionError(after, "the free list names it twice (I5)")
+                raise CorruptionError(after, _TWICE)
             if start + length == after:
-                self._forget(after, after_length)
+                self._forget(place)
                 length += after_length
         if place:
-            before, before_length = lengths.peekitem(place - 1)
+            before, before_length, _, _ = ready[place - 1]
             if before + before_length > start:
-                raise CorruptionError(start, "the free list names it twice (I5)")
+                raise CorruptionError(start, _TWICE)
             if before + before_length == start:
-                self._forget(before, before_length)
+                place -= 1
+                self._forget(place)
                 start = before
                 length += before_length
-        self._keep(start, length)
-
-    def _keep(self, start: int, length: int) -> None:
-        self._lengths[start] = length
+        ready.insert(place, (start, length, _KNOWN, _KNOWN))
         if length > 1:
             self._by_length.add((length, start))
 
-    def _forget(self, start: int, length: int) -> None:
-        del self._lengths[start]
+    def _merge(self, fresh: list[CarriedRun]) -> None:
+        """Add many ready runs, and join neighbours. O(n log n)."""
+        joined: list[CarriedRun] = []
+        end = -1
+        for run in sorted(self._sorted + fresh):
+            start, length, _, _ = run
+            if start > end:
+                joined.append(run)
+            elif start == end:
+                before, before_length, _, _ = joined[-1]
+                joined[-1] = (before, before_length + length, _KNOWN, _KNOWN)
+            else:
+                raise CorruptionError(start, _TWICE)
+            end = start + length
+        self._sorted = joined
+        self._by_length = SortedList((length, start) for start, length, _, _ in joined if length > 1)
+
+    def _forget(self, place: int) -> None:
+        """Take the ready run at `place` out."""
+        start, length, _, _ = self._sorted.pop(place)
         if length > 1:
             self._by_length.remove((length, start))
+
+    def _shorten(self, place: int, pages: int) -> None:
+        """Take the first `pages` pages of the ready run at `place`, which is longer."""
+        start, length, _, _ = self._sorted[place]
+        self._by_length.remove((length, start))
+        start += pages
+        length -= pages
+        self._sorted[place] = (start, length, _KNOWN, _KNOWN)
+        if length > 1:
+            self._by_length.add((length, start))
 
     # ------------------------------------------------------------ taking
 
     def take(self, pages: int) -> list[Run]:
         """Up to `pages` ready pages from the lowest addresses, as runs. O(runs taken · log n)."""
         taken: list[Run] = []
-        if self._lengths:
+        if self._sorted:
             self._sort_in()
+            ready = self._sorted
         else:
             # The usual case of small commits: what the one before freed is all that is ready.
-            fresh = self._fresh
-            fresh.sort()
-            done = 0
-            for start, length in fresh:
-                if not pages:
-                    break
-                part = min(length, pages)
-                taken.append((start, part))
-                pages -= part
-                self.ready_pages -= part
-                if part < length:
-                    fresh[done] = (start + part, length - part)
-                    break
-                done += 1
-            del fresh[:done]
-        while pages and self._lengths:
-            start, length = self._lengths.peekitem(0)
-            self._forget(start, length)
+            ready = self._fresh
+            ready.sort()
+        done = 0
+        for start, length, _, _ in ready:
+            if not pages:
+                break
             part = min(length, pages)
-            if part < length:
-                self._keep(start + part, length - part)
             taken.append((start, part))
             pages -= part
             self.ready_pages -= part
+            if part < length:
+                if ready is self._fresh:
+                    ready[done] = (start + part, length - part, _KNOWN, _KNOWN)
+                else:
+                    self._shorten(done, part)
+                break
+            if length > 1 and ready is not self._fresh:
+                self._by_length.remove((length, start))
+            done += 1
+        del ready[:done]
         return taken
 
     def take_run(self, pages: int) -> int | None:
@@ -178,36 +217,37 @@ class FreeList:
             single = self.take(1)
             return single[0][0] if single else None
         self._sort_in()
-        place = self._by_length.bisect_left((pages, 0))
-        if place == len(self._by_length):
+        fitting = self._by_length.bisect_left((pages, 0))
+        if fitting == len(self._by_length):
             return None
-        length, start = self._by_length[place]
-        self._forget(start, length)
+        length, start = self._by_length[fitting]
+        place = bisect_left(self._sorted, (start, length, _KNOWN, _KNOWN))
         if length > pages:
-            self._keep(start + pages, length - pages)
+            self._shorten(place, pages)
+        else:
+            self._forget(place)
         self.ready_pages -= pages
         return int(start)
 
     def take_tail(self, page_count: int) -> int:
         """Cut the ready run that ends at `page_count` off; the new page count. O(log n)."""
-        for start, length in self._fresh:
+        if self._fresh:
+            start, length, _, _ = max(self._fresh)
             if start + length == page_count:
                 self._sort_in()
-                break
-        if self._lengths:
-            start, length = self._lengths.peekitem(-1)
+        if self._sorted:
+            start, length, _, _ = self._sorted[-1]
             if start + length == page_count:
-                self._forget(start, length)
+                self._forget(len(self._sorted) - 1)
                 self.ready_pages -= length
-                return int(start)
+                return start
         return page_count
 
     # ------------------------------------------------------------ saving
 
     def runs(self) -> list[CarriedRun]:
         """Every run, for the carry list. O(n)."""
-        found: list[CarriedRun] = [(start, length, _KNOWN, _KNOWN) for start, length in self._lengths.items()]
-        found += [(start, length, _KNOWN, _KNOWN) for start, length in self._fresh]
+        found = self._sorted + self._fresh
         for blocker in sorted(self._held):
             found += self._held[blocker]
         return found
@@ -217,20 +257,22 @@ class FreeList:
         return fmt.pack_runs(self.runs())
 
     def spill(self, keep: int) -> list[CarriedRun]:
-        """Take all but about `keep` runs out, to be moved to the free tree. O(n).
+        """Take all but about `keep` runs out, to be moved to the free tree. O(n log n).
 
         What stays: half of `keep` are ready runs, low addresses first; the rest
         is the young end of the held runs.
         """
         self._sort_in()
-        ready = [(start, length, _KNOWN, _KNOWN) for start, length in self._lengths.items()]
+        ready = self._sorted
         held = [run for blocker in sorted(self._held) for run in self._held[blocker]]
         held.sort(key=_freed)
         stays = min(len(ready), max(keep // 2, keep - len(held)))
         moved = ready[stays:]
+        del ready[stays:]
         for start, length, _, _ in moved:
-            self._forget(start, length)
             self.ready_pages -= length
+            if length > 1:
+                self._by_length.remove((length, start))
         oldest = max(0, len(held) - (keep - stays))
         gone = set(held[:oldest])
         if gone:

@@ -367,7 +367,8 @@ class Pager:
         # 2.
         free.settle(live)
         allocator.release(draft, live)
-        numbers, runs = allocator.allot(draft, draft.writers(), live)  # step 1 may have brought the catalog in
+        writers = draft.writers()  # step 1 may have brought the catalog in
+        numbers, runs = allocator.allot(draft, writers, live)
         allocator.save(draft, live, lazy=lazy)
         if draft.free_changed():
             more, _ = allocator.allot(draft, [draft.free], live, fetch=False)
@@ -377,7 +378,7 @@ class Pager:
 
         # 3.
         place = _placer(runs)
-        main = draft.main.seal(numbers, place, sealed)
+        main = writers[0].seal(numbers, place, sealed)
         for name in changed:
             _set_descriptor(draft.catalog, name, draft.named[name].seal(numbers, place, sealed))
         catalog, free_tree = draft.descriptors(lambda writer: writer.seal(numbers, place, sealed))

@@ -289,6 +289,12 @@ class FileStorage:
             size += length
         self._write_batch(offset, batch, size)
 
+    def begin_writing(self, start: int) -> None:
+        """Ask the disk to begin with what was written from byte `start` on, where Python reaches such a call."""
+        call = _sync_file_range()
+        if call is not None:
+            call(self._fd, start, 0, _SYNC_FILE_RANGE_WRITE)
+
     def resize(self, size: int) -> None:
         """Cut the file, or let it grow by a hole that reads as zeros. O(1) for growth."""
         self._require_writable()
@@ -337,6 +343,13 @@ class FileStorage:
         self._require_open()
         return self._identity
 
+    def name(self) -> str | None:
+        """How the system calls the open file now, `... (deleted)` if it has no name; None if it does not tell."""
+        try:
+            return os.readlink(f"/proc/self/fd/{self._fd}")
+        except OSError:
+            return None
+
     def is_current(self) -> bool:
         """Whether `path` still leads to this file. One or two system calls."""
         self._require_open()
@@ -370,10 +383,8 @@ def begin_writing(storage: Storage, start: int) -> None:
 
     It is a hint, and promises nothing: the flush does.
     """
-    if type(storage) is FileStorage:
-        call = _sync_file_range()
-        if call is not None:
-            call(storage._fd, start, 0, _SYNC_FILE_RANGE_WRITE)
+    if isinstance(storage, FileStorage):
+        storage.begin_writing(start)
 
 
 @functools.cache
@@ -403,12 +414,8 @@ def leads_to(path: str, identity: tuple[int, int], storage: Storage) -> bool:
     file (`os.stat` has no other) makes the next write set them to the nanosecond, and where there is no journal
     the next flush then brings the inode to the disk as well.  That took a fifth of a durable commit.
     """
-    if isinstance(storage, FileStorage):
-        try:
-            if os.readlink(f"/proc/self/fd/{storage._fd}") == path and not path.endswith(" (deleted)"):
-                return True
-        except OSError:  # another system, or a path beyond what can be told
-            pass
+    if isinstance(storage, FileStorage) and storage.name() == path and not path.endswith(" (deleted)"):
+        return True
     try:
         found = os.stat(path)  # links lead there, or another name
     except (FileNotFoundError, NotADirectoryError):
