@@ -143,7 +143,7 @@ class Draft:
 
     def changed(self) -> bool:
         """Whether there is anything to commit."""
-        return any([writer.changed for writer in self.writers()])  # a list is made faster than a generator
+        return any(writer.changed for writer in self.writers())
 
     def descriptors(self, seal: Callable[[Writer], fmt.Descriptor]) -> tuple[fmt.Descriptor, fmt.Descriptor]:
         """Catalog and free tree, sealed if they were touched."""

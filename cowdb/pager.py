@@ -162,7 +162,6 @@ class Pager:
                 self._give_turn()
             if not self._has_turn:
                 self.words.lock_writer(None if timeout is None else max(0.0, timeout - (time.monotonic() - begun)))
-                self.extent.forget()
                 self._fresh_turn = True  # first: a turn that was not looked at must never be taken for one that was
                 self._has_turn = True
                 if self.words.busy:

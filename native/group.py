@@ -11,6 +11,7 @@ from native.locks import *
 from native.memory import *
 
 from cowdb.group import Group as PlainGroup
+from cowdb.locks import me
 
 
 @cython.cclass
@@ -20,7 +21,18 @@ class GroupState:
     pending = cython.declare(list, visibility="public")
     in_flight = cython.declare(list, visibility="public")
     _mutex = cython.declare(object, visibility="public")
+    _asleep = cython.declare(object, visibility="public")
+    _leader = cython.declare(object, visibility="public")
+    _frame = cython.declare(object, visibility="public")
+    _called = cython.declare(object, visibility="public")
     _door: Door
+
+    def add(self, member) -> None:
+        """One more is sealed. The caller holds the writer lock."""
+        if self._door.held:
+            PlainGroup.add(self, member)
+        else:
+            self.pending.append(member)
 
     def newest(self):
         """The newest that is sealed and not durable yet: what the next transaction builds on."""
@@ -45,6 +57,20 @@ class GroupState:
         """If who led a flush was interrupted and left it, tell its members how it went."""
         if self.in_flight or self._door.held:
             PlainGroup.clear_up(self)
+
+    def tidy(self) -> None:
+        """Let who waits for a flush go on that has come to its end, however it did."""
+        group: list = self.in_flight
+        well: cython.bint = len(group) == 1 and self._leader is me() and self._frame is None
+        if well:
+            well = self._poison.reason is None and self._gate.latest.meta.transaction >= group[0].meta.transaction
+        # From here on nobody else comes in between.
+        if not well or self._door.held or self.in_flight is not group or self.pending or self._asleep:
+            PlainGroup.tidy(self)
+            return
+        group[0].done = True
+        self.in_flight = []
+        self._leader = self._called = None
 
     def drain(self, publish) -> None:
         """Have everything that is sealed durable and published, and no flush in flight."""

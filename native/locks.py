@@ -91,6 +91,16 @@ class WriterLockState:
         else:
             PlainWriterLock.acquire(self, timeout, turn)
 
+    def acquire_if_free(self, turn: Turn | None = None):
+        """Take the lock if nobody has it or waits for it; True if it is taken now. `turn` may be one that is over."""
+        if turn is None or not self.quiet() or (self._holder is not None and self._holder.over):
+            return PlainWriterLock.acquire_if_free(self, turn)
+        if self._holder is not None:
+            return False
+        turn.over = False
+        self._holder = turn
+        return True
+
     def holds(self, turn: Turn):
         """Whether the lock is this turn's, which is not over."""
         return self._holder is turn and not turn.over
