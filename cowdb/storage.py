@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import itertools
 import mmap
 import os
@@ -69,6 +68,23 @@ PLAIN_BUFFERS: Final[set[type]] = {bytes, bytearray}
 
 _TEMPORARY_NAMES: Final = 10_000
 _SYNC_FILE_RANGE_WRITE: Final = 2
+
+
+def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """Linux's call for it, which Python has no name for; None elsewhere."""
+    if sys.platform != "linux":
+        return None
+    try:
+        import ctypes  # noqa: PLC0415 - not every Python has it
+
+        call = ctypes.CDLL(None).sync_file_range
+    except (ImportError, OSError, AttributeError):
+        return None
+    call.argtypes = ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
+    return call
+
+
+_sync_file_range: Final = _find_sync_file_range()
 
 
 def _iov_max() -> int:
@@ -291,9 +307,8 @@ class FileStorage:
 
     def begin_writing(self, start: int) -> None:
         """Ask the disk to begin with what was written from byte `start` on, where Python reaches such a call."""
-        call = _sync_file_range()
-        if call is not None:
-            call(self._fd, start, 0, _SYNC_FILE_RANGE_WRITE)
+        if _sync_file_range is not None:
+            _sync_file_range(self._fd, start, 0, _SYNC_FILE_RANGE_WRITE)
 
     def resize(self, size: int) -> None:
         """Cut the file, or let it grow by a hole that reads as zeros. O(1) for growth."""
@@ -387,21 +402,6 @@ def begin_writing(storage: Storage, start: int) -> None:
         storage.begin_writing(start)
 
 
-@functools.cache
-def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Linux's call for it, which Python has no name for; None elsewhere."""
-    if sys.platform != "linux":
-        return None
-    import ctypes  # noqa: PLC0415 - takes a while, and who only reads needs none of it
-
-    try:
-        call = ctypes.CDLL(None).sync_file_range
-    except (OSError, AttributeError):
-        return None
-    call.argtypes = ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
-    return call
-
-
 def size_of(storage: Storage) -> int:
     """The size of the file in bytes. One system call, which the compiled twin makes without asking the storage."""
     return storage.size()
@@ -435,9 +435,9 @@ def _rest(buffers: list[Buffer], done: int) -> list[Buffer]:
 
 def _write_some(fd: int, views: Sequence[Buffer], offset: int) -> int:
     """One write call; the bytes that it took."""
-    if hasattr(os, "pwritev"):
-        return os.pwritev(fd, views, offset)
-    return os.pwrite(fd, views[0], offset)
+    if len(views) == 1 or not hasattr(os, "pwritev"):
+        return os.pwrite(fd, views[0], offset)
+    return os.pwritev(fd, views, offset)
 
 
 def _flush_data(fd: int) -> None:

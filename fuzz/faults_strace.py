@@ -51,7 +51,7 @@ _WRITE: Final = ("EIO", "ENOSPC", "EDQUOT", "EINTR")
 CALLS: Final[dict[str, tuple[tuple[str, ...], int]]] = {
     "pwritev": (_WRITE, 40),
     "pwritev2": (_WRITE, 40),
-    "pwrite64": (_WRITE, 4),
+    "pwrite64": (_WRITE, 40),
     "fdatasync": (_WRITE, 12),
     "ftruncate": (("EIO", "ENOSPC", "EFBIG", "EINTR"), 8),
     "fallocate": (("EIO", "ENOSPC", "EDQUOT", "EINTR", "EOPNOTSUPP"), 8),

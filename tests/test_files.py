@@ -56,6 +56,16 @@ SIZES = [
 ]
 
 
+BEGINNINGS = [
+    pytest.param(storage_module.begin_writing, id="plain"),
+    pytest.param(
+        getattr(native, "begin_writing", None),
+        id="compiled",
+        marks=pytest.mark.skipif(native is None, reason="the compiled kernel was not built"),
+    ),
+]
+
+
 def page_of(content, form):
     """A dirty page's memory in that form."""
     raw = content.ljust(SIZE, b".")
@@ -284,6 +294,34 @@ def test_signals_are_answered_between_two_writes_and_the_pages_are_whole(storage
         signal.signal(signal.SIGUSR1, before)
     assert seen
     assert [reads(storage, number) for number in range(2, 60)] == [b"%d" % (199 + number) for number in range(2, 60)]
+
+
+@pytest.mark.parametrize("begin_writing", BEGINNINGS)
+def test_asking_the_disk_to_begin_changes_nothing_and_never_fails(storage, begin_writing):
+    """It is a hint: whatever becomes of it, the flush tells."""
+    storage.write(5 * SIZE, [b"five".ljust(SIZE, b".")])
+    assert begin_writing(storage, 0) is None
+    assert begin_writing(storage, 1 << 40) is None
+    assert storage.read(5 * SIZE, 5) == b"five."
+    assert begin_writing(MemoryDisk({"/f": bytes(10)}).open("/f", read_only=False), 0) is None
+    storage.close()
+    assert begin_writing(storage, 0) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is Linux's call")
+def test_python_finds_the_call_that_has_the_disk_begin(storage, monkeypatch):
+    asked = []
+    real = storage_module._sync_file_range
+    assert real is not None
+
+    def watched(*arguments):
+        asked.append((arguments, real(*arguments)))
+
+    monkeypatch.setattr(storage_module, "_sync_file_range", watched)
+    storage.begin_writing(SIZE)
+    monkeypatch.setattr(storage_module, "_sync_file_range", None)
+    storage.begin_writing(SIZE)
+    assert asked == [((storage._fd, SIZE, 0, 2), 0)]
 
 
 # ---------------------------------------------------------------- where a path leads

@@ -10,6 +10,7 @@ from crashing import PATH, content, opened, vanish
 import cowdb
 from cowdb import format as fmt
 from cowdb import meta as meta_page
+from cowdb import pager
 from cowdb.allocation import Allocator
 from cowdb.recovery import believe
 from cowdb.sharing import LocalSharing
@@ -261,6 +262,37 @@ def test_an_interruption_at_each_step_of_a_commit(disk, point, interruption, dur
     db.close()
     db = opened(disk)
     assert db.check() == []
+    db.close()
+
+
+def test_a_lone_small_durable_commit_has_the_disk_begin_before_its_meta_page_is_written(db, disk, monkeypatch):
+    """Beyond the pages that may lie in one folio of the system's cache with the meta pages."""
+    fill(db, 2000)
+    asked = []
+    begin = 0
+
+    def watched(storage, start):
+        asked.append((storage, start, kinds(disk, begin)))
+
+    monkeypatch.setattr(pager, "begin_writing", watched)
+    begin = len(disk.trace)
+    put(db)
+    assert asked == [(pager_of(db).storage, 32768, ["pages"])]
+    assert kinds(disk, begin) == ["pages", "meta", "flush"]
+    begin = len(disk.trace)
+    put(db, durability="lazy")
+    assert len(asked) == 1, "no flush waits for it"
+    fill(db, 2000, step=20)
+    assert len(asked) == 1, "so many pages take the disk longer than what is done meanwhile"
+    put(db)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("size", fmt.PAGE_SIZES)
+def test_the_disk_does_not_begin_with_a_meta_page(size):
+    db = opened(CrashDisk(), page_size=size)
+    assert pager_of(db)._begin_at >= fmt.FIRST_DATA_PAGE * size
+    assert pager_of(db)._begin_at % size == 0
     db.close()
 
 
