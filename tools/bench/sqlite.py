@@ -49,7 +49,7 @@ def run(options: Options) -> Report:
         try:
             figures.insert(0, gets(db, connection, sample, options.runs))
             figures.insert(1, scan(db, connection, count, options.runs))
-            figures.append(durable(db, connection, options.runs, min(count, 300)))
+            figures.append(durable(db, connection, options.runs, min(count, 2000)))
         finally:
             connection.close()
     settings = "with 1 GiB of page cache and of memory map" if options.tuned else "with its default cache"
