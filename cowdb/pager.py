@@ -58,7 +58,7 @@ from cowdb.recovery import reassert, take_over
 from cowdb.sealed import Sealed
 from cowdb.space import BIRTH_MASK
 from cowdb.stats import Counters, Stats
-from cowdb.storage import GATHERED
+from cowdb.storage import GATHERED, SOON
 from cowdb.writer import EARLY
 
 if TYPE_CHECKING:
@@ -420,7 +420,7 @@ class Pager:
                 slot = 1 - slot
             known = transaction
         if not lazy and written <= _FEW and len(group) == 1:
-            begin_writing(self.storage, self._begin_at)
+            begin_writing(self.storage, self._begin_at, little=True)
         meta = newest.meta if newest.meta.durable == known else newest.meta.with_durable(known)
         raw = encode(meta, slot)
         self.failpoint("write meta")
@@ -511,13 +511,19 @@ class Pager:
         )
 
     def _write_pages(self, sealed: Sealed, *, flushed: bool) -> int:
-        """Write sealed pages, neighbours in one call; how many that was. `flushed`: a flush will follow."""
+        """Write sealed pages, neighbours in one call; how many that was. `flushed`: a flush will follow.
+
+        With many of them the disk begins at once, while more is computed.
+        """
         try:
-            return write_sealed(self.storage, sealed, self.page_size, flushed=flushed)
+            written = write_sealed(self.storage, sealed, self.page_size, flushed=flushed)
+            if flushed and written * self.page_size >= SOON:
+                begin_writing(self.storage, 0, little=False)
         except OSError as error:
             self.poison.not_committed("writing pages", error)
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self.poison.fail("writing pages", error)
+        return written
 
     def _write_meta(self, slot: int, raw: bytes, state: str = UNKNOWN) -> None:
         try:

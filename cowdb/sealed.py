@@ -63,7 +63,7 @@ class Sealed:
 def write_sealed(storage: Storage, sealed: Sealed, page_size: int, *, flushed: bool) -> int:  # noqa: ARG001
     """Write what was sealed, neighbours in one call; how many pages that was. O(n log n).
 
-    `flushed`: a flush will follow, so the disk may begin with what is written. Python has no call to ask for that.
+    `flushed`: a flush will follow, so that the twin has the disk begin before all is written.
     """
     written = 0
     for start, pages, buffers in sealed.runs(page_size):

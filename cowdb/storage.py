@@ -57,6 +57,9 @@ cache, and looks through all of a folio whenever a page of it is written again a
 WRITE_LIMIT: Final = 256 * 1024
 """Bytes of one write call at most, for the same reason; a large value is mostly freed as a whole."""
 
+SOON: Final = 4 << 20
+"""Bytes after which the disk is asked to begin with them: it works while the rest is computed and written."""
+
 READ_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of one read call at most; systems cut a call short at about 2 GiB, and a wild length must not be allocated."""
 
@@ -393,10 +396,10 @@ class FileStorage:
             left = _rest(left, done)
 
 
-def begin_writing(storage: Storage, start: int) -> None:
+def begin_writing(storage: Storage, start: int, *, little: bool) -> None:  # noqa: ARG001 - the twin's
     """Ask the disk to begin with what was written from byte `start` on. One system call, which does not wait for it.
 
-    It is a hint, and promises nothing: the flush does.
+    `little`: some pages, so that it is quick.  It is a hint, and promises nothing: the flush does.
     """
     if isinstance(storage, FileStorage):
         storage.begin_writing(start)

@@ -21,8 +21,7 @@ from native.memory import *
 from cowdb import sealed as plain_sealed
 from cowdb import storage as plain_storage
 
-SOON = cython.declare(cython.Py_ssize_t, 4 << 20)
-"""Bytes after which the disk is asked to begin with them: it works while the rest is written."""
+SOON = cython.declare(cython.Py_ssize_t, plain_storage.SOON)
 WRITE_SOME = cython.declare(object, plain_storage._write_some)
 
 
@@ -112,13 +111,13 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t, *, flushed: cython.bi
         return plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
     if count <= limit:
         if not gathered(sealed, few, size):
-            return write_values(storage, fd, sealed, size, flushed)
+            return plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
         write_all(storage, fd, few, count, size, True)
         return count
     room = Scratch(count * cython.sizeof(SealedPage))
     many = cython.cast(cython.pointer[SealedPage], room.at)
     if not gathered(sealed, many, size):
-        return write_values(storage, fd, sealed, size, flushed)
+        return plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
     sort_pages(many, count)
     for place in range(0, count, limit):
         still_leads(storage, fd)
@@ -127,17 +126,6 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t, *, flushed: cython.bi
             ask_for(fd, many, asked, min(place + limit, count), size)
             asked = place + limit
         PyErr_CheckSignals()
-    return count
-
-
-@cython.cfunc
-def write_values(storage, fd: cython.int, sealed, size: cython.Py_ssize_t, flushed: cython.bint):
-    """As `write_sealed`, for what the plain form writes: values of many pages among them."""
-    count: cython.Py_ssize_t = plain_sealed.write_sealed(storage, sealed, size, flushed=flushed)
-    if flushed and count * size >= SOON:
-        still_leads(storage, fd)
-        with cython.nogil:
-            start_writing(fd, 0, 0)
     return count
 
 
@@ -193,11 +181,19 @@ def leads_to(path: str, identity: tuple, storage) -> bool:
     raise OSError(error, os.strerror(error), path)
 
 
-def begin_writing(storage, start: u64):
-    """Ask the disk to begin with what was written from byte `start` on. One system call, which does not wait for it."""
+def begin_writing(storage, start: u64, *, little: cython.bint):
+    """Ask the disk to begin with what was written from byte `start` on. One system call, which does not wait for it.
+
+    `little`: some pages, so that it is quick.
+    """
     fd: cython.int = descriptor_of(storage)
-    if fd >= 0:
+    if fd < 0:
+        return
+    if little:
         start_quickly(fd, start)
+    else:
+        with cython.nogil:
+            start_writing(fd, start, 0)
 
 
 def size_of(storage):

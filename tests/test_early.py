@@ -306,10 +306,16 @@ def test_a_lazy_transaction_asks_for_nothing_early(monkeypatch):
         asked.append(flushed)
         return write(storage, sealed, size, flushed=flushed)
 
+    begun = []
     monkeypatch.setattr(pager, "write_sealed", watched)
+    monkeypatch.setattr(pager, "SOON", 20 * 4096)
+    monkeypatch.setattr(pager, "begin_writing", lambda _, start, *, little: begun.append((start, little)))
     for durability, wanted in (("full", {True}), ("lazy", {False})):
         asked.clear()
+        begun.clear()
         with database(durability=durability) as db:
             load(db, in_order(3000), 20 * 4096)
             assert len(asked) > 3
             assert set(asked) == wanted
+            early = [call for call in begun if call == (0, False)]
+            assert len(early) > 3 if durability == "full" else not begun

@@ -300,12 +300,13 @@ def test_signals_are_answered_between_two_writes_and_the_pages_are_whole(storage
 def test_asking_the_disk_to_begin_changes_nothing_and_never_fails(storage, begin_writing):
     """It is a hint: whatever becomes of it, the flush tells."""
     storage.write(5 * SIZE, [b"five".ljust(SIZE, b".")])
-    assert begin_writing(storage, 0) is None
-    assert begin_writing(storage, 1 << 40) is None
+    for little in (True, False):
+        assert begin_writing(storage, 0, little=little) is None
+        assert begin_writing(storage, 1 << 40, little=little) is None
     assert storage.read(5 * SIZE, 5) == b"five."
-    assert begin_writing(MemoryDisk({"/f": bytes(10)}).open("/f", read_only=False), 0) is None
+    assert begin_writing(MemoryDisk({"/f": bytes(10)}).open("/f", read_only=False), 0, little=True) is None
     storage.close()
-    assert begin_writing(storage, 0) is None
+    assert begin_writing(storage, 0, little=True) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is Linux's call")

@@ -271,7 +271,8 @@ def test_a_lone_small_durable_commit_has_the_disk_begin_before_its_meta_page_is_
     asked = []
     begin = 0
 
-    def watched(storage, start):
+    def watched(storage, start, *, little):
+        assert little
         asked.append((storage, start, kinds(disk, begin)))
 
     monkeypatch.setattr(pager, "begin_writing", watched)
