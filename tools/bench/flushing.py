@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable
 
 import harness
+from cowdb.storage import GATHERED, FileStorage
 from harness import Options, Section
 
 FILE = 64 << 20
@@ -25,13 +26,15 @@ def run(options: Options) -> Section:
     harness.say("flushing")
     path = options.directory / "flushing"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    storage = FileStorage(str(path), os.O_RDWR, 0, read_only=False)
     try:
-        for start in range(0, FILE, 1 << 20):
-            os.pwrite(descriptor, os.urandom(1 << 20), start)
+        for start in range(0, FILE, GATHERED):  # by as much as cowdb writes at a time: the system's cache remembers
+            os.pwrite(descriptor, os.urandom(GATHERED), start)
         os.fsync(descriptor)
-        layouts = Layouts(descriptor)
+        layouts = Layouts(descriptor, storage)
         found = harness.in_turn(tuple(layouts.known), lambda name, _: [layouts.measure(name, rounds)], options.runs)
     finally:
+        storage.close()
         os.close(descriptor)
         path.unlink()
     first = [figures[0] for figures in found[next(iter(found))]]
@@ -51,13 +54,16 @@ def run(options: Options) -> Section:
 class Layouts:
     """The ways to write a small commit; each leaves the file as long as it is."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, storage: FileStorage) -> None:
+        """`storage` is the same file, of which the disk can be asked to begin with what was written."""
         self.descriptor = descriptor
+        self.storage = storage
         self.rng = random.Random(1)
         self.end = 0  # of the log
         self.known: dict[str, Callable[[], None]] = {
-            "cowdb: three pages of 8 KB far apart, the meta page, a flush": self.scattered,
-            "the same, but the three lie side by side": self.together,
+            "cowdb: three pages of 8 KB far apart, the disk begins, the meta page, a flush": self.begun,
+            "the same, but the disk begins when it is flushed": self.scattered,
+            "as the first, but the three lie side by side": self.together,
             "LMDB: three pages of 4 KB far apart, a flush, the meta page, a flush": self.two_flushes,
             "SQLite: 4 KB behind those before, a flush": self.log,
             "cowdb, sixteen puts in one commit: 33 pages far apart, the meta page, a flush": self.sixteen,
@@ -72,23 +78,32 @@ class Layouts:
         os.pwrite(self.descriptor, os.urandom(32) * (length // 32), offset)
 
     def anywhere(self, pages: int = 1) -> int:
-        """The offset of a page behind the two meta pages."""
-        return self.rng.randrange(2, FILE // PAGE - pages) * PAGE
+        """The offset of a page that lies in no folio with the two meta pages."""
+        return self.rng.randrange(GATHERED // PAGE, FILE // PAGE - pages) * PAGE
 
     def meta(self, size: int) -> None:
         """One of the two meta pages."""
         self.write(self.rng.randrange(2) * PAGE, size)
 
+    def begun(self) -> None:
+        """As cowdb does: the free pages lie far apart."""
+        for _ in range(3):
+            self.write(self.anywhere(), PAGE)
+        self.storage.begin_writing(GATHERED)
+        self.meta(PAGE)
+        os.fdatasync(self.descriptor)
+
     def scattered(self, pages: int = 3) -> None:
-        """As cowdb does when the free pages lie far apart."""
+        """As it does with more pages."""
         for _ in range(pages):
             self.write(self.anywhere(), PAGE)
         self.meta(PAGE)
         os.fdatasync(self.descriptor)
 
     def together(self) -> None:
-        """As cowdb does when a run of free pages is long enough."""
+        """As it would if a run of free pages were always long enough."""
         self.write(self.anywhere(3), 3 * PAGE)
+        self.storage.begin_writing(GATHERED)
         self.meta(PAGE)
         os.fdatasync(self.descriptor)
 
