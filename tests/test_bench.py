@@ -100,7 +100,8 @@ def test_the_floor_under_a_durable_commit_is_the_disks(quick):
     assert head == ["", "a commit", "ratio", "spread"]
     assert [row[0].partition(":")[0] for row in rows] == [
         "cowdb",
-        "the same, but the three lie side by side",
+        "the same, but the disk begins when it is flushed",
+        "as the first, but the three lie side by side",
         "LMDB",
         "SQLite",
         "cowdb, sixteen puts in one commit",
