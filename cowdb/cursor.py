@@ -52,7 +52,8 @@ def scan(
 
     O(log n) to begin, then O(1) an entry, amortised.
     """
-    tree.open_space()
+    if tree.space is None:
+        tree.open_space()
     if limit is not None and limit <= 0:
         return iter(())
     if not isinstance(tree, Writer):
@@ -170,7 +171,7 @@ def _batches(
 
     Of the leaf where `limit` is reached, no more is taken apart than that.
     """
-    size = tree.open_space().page_size
+    size = (tree.space or tree.open_space()).page_size
     large: list[bytes] = []
 
     def postpone(reference: bytes) -> Any:
@@ -190,7 +191,8 @@ def _batches(
                 tree.open_space()  # closed by another thread meanwhile, the leaf may be another by now
             else:
                 batch = leaf.items(first, last, size, postpone)
-                tree.open_space()
+                if tree.space is None:
+                    tree.open_space()
                 if large:
                     if reverse:
                         batch.reverse()

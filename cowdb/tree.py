@@ -129,7 +129,7 @@ class Reader:
 
     def load(self, bits: int, level: int) -> Page:
         """The clean page that the packed reference `bits` leads to, verified. O(1) once it was met."""
-        space = self.open_space()
+        space = self.space or self.open_space()
         number = bits & fmt.MAX_U48
         # No birth has low bits of zero (see `space`): a forged one must not pass for a page that was met.
         if number >= space.pages or not space.verified[number] == bits >> 48 & BIRTH_MASK != 0:
@@ -181,7 +181,7 @@ class Reader:
         index = 0
         level = self.depth - 1
         bits = self.bits
-        space = self.open_space()
+        space = self.space or self.open_space()
         if level < 0:
             return None
         branches = space.branches
