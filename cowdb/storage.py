@@ -276,7 +276,7 @@ class FileStorage:
         if len(buffers) == 1 and type(buffers[0]) in PLAIN_BUFFERS:
             length = len(buffers[0])
             if 0 < length <= WRITE_LIMIT:
-                done = _write_some(self._fd, buffers, offset)
+                done = _write_some(self, buffers, offset)
                 if done == length:  # one page: the usual case, and no more to do
                     return
                 offset += done
@@ -335,7 +335,7 @@ class FileStorage:
     def flush(self) -> None:
         """Return when all that was written before the call survives a power cut."""
         self._require_writable()
-        _flush_data(self._fd)
+        _flush_data(self)
 
     def flush_name(self) -> None:
         """Return when the name of the file survives a power cut, where the user may see to that."""
@@ -386,7 +386,7 @@ class FileStorage:
         """Write the buffers, `size` bytes in all, from `offset`, however many calls it takes."""
         left = batch
         while size:
-            done = _write_some(self._fd, left, offset)
+            done = _write_some(self, left, offset)
             if done == size:  # the usual case
                 return
             if done == 0:
@@ -436,21 +436,25 @@ def _rest(buffers: list[Buffer], done: int) -> list[Buffer]:
     return []
 
 
-def _write_some(fd: int, views: Sequence[Buffer], offset: int) -> int:
-    """One write call; the bytes that it took."""
+def _write_some(storage: FileStorage, views: Sequence[Buffer], offset: int) -> int:
+    """One write call; the bytes that it took.
+
+    The descriptor is looked up for the very call: a signal's handler that closes the storage before it, and opens
+    another file, gives that one the same number.
+    """
     if len(views) == 1 or not hasattr(os, "pwritev"):
-        return os.pwrite(fd, views[0], offset)
-    return os.pwritev(fd, views, offset)
+        return os.pwrite(storage._fd, views[0], offset)  # noqa: SLF001 - it is a part of it that tests replace
+    return os.pwritev(storage._fd, views, offset)  # noqa: SLF001
 
 
-def _flush_data(fd: int) -> None:
+def _flush_data(storage: FileStorage) -> None:
     if sys.platform == "darwin":
-        _flush_drive(fd)
+        _flush_drive(storage._fd)  # noqa: SLF001
     elif hasattr(os, "fdatasync"):
         # It leaves out the times, but never the size that is needed to find the data again.
-        os.fdatasync(fd)
+        os.fdatasync(storage._fd)  # noqa: SLF001
     else:
-        os.fsync(fd)
+        os.fsync(storage._fd)  # noqa: SLF001
 
 
 def _flush_drive(fd: int) -> None:

@@ -208,17 +208,17 @@ class _ShortWrites:
         self.struck = False
         self._real = storage_module._write_some
 
-    def __call__(self, fd: int, views: Sequence[Buffer], offset: int) -> int:
+    def __call__(self, storage: storage_module.FileStorage, views: Sequence[Buffer], offset: int) -> int:
         self.calls += 1
         if self.calls != self.at and not (self.forever and self.calls > self.at):
-            return self._real(fd, views, offset)
+            return self._real(storage, views, offset)
         data = b"".join(views)
         taken = SHORT[self.kind]
         if self.forever and taken > 0:
             taken = max(taken, LEAST_FOR_GOOD)
         wanted = {-2: max(1, len(data) // 2), -1: max(1, len(data) - 1)}.get(taken, min(taken, len(data)))
         self.struck = True
-        return self._real(fd, [data[:wanted]], offset) if wanted else 0
+        return self._real(storage, [data[:wanted]], offset) if wanted else 0
 
     @contextlib.contextmanager
     def instead(self) -> Iterator[_ShortWrites]:

@@ -244,19 +244,19 @@ def _die_at(call: int) -> None:
         left -= 1
         return left == 0
 
-    def write(fd: int, views: Sequence[Buffer], offset: int) -> int:
+    def write(storage: storage_module.FileStorage, views: Sequence[Buffer], offset: int) -> int:
         if due():
             data = b"".join(views)
-            real_write(fd, [data[: random.randrange(len(data) // 512 + 1) * 512]], offset)
+            real_write(storage, [data[: random.randrange(len(data) // 512 + 1) * 512]], offset)
             _die()
-        return real_write(fd, views, offset)
+        return real_write(storage, views, offset)
 
-    def flush(fd: int) -> None:
+    def flush(storage: storage_module.FileStorage) -> None:
         if due():
             if random.random() < 0.5:
-                real_flush(fd)
+                real_flush(storage)
             _die()
-        real_flush(fd)
+        real_flush(storage)
 
     def resize(storage: storage_module.FileStorage, size: int) -> None:
         if due():

@@ -96,8 +96,8 @@ def _durable_is_the_one_before() -> list[Change]:
 
 def _reuse_at_once() -> list[Change]:
     """A freed page is used again by the very transaction that frees it."""
-    real = FreeList.add
-    return [(FreeList, "add", lambda self, run, _live: real(self, run, []))]
+    real = FreeList._take_in
+    return [(FreeList, "_take_in", lambda self, runs, _live: real(self, runs, []))]
 
 
 def _reuse_one_early() -> list[Change]:

@@ -107,7 +107,7 @@ def test_a_flush_that_is_left_out_is_seen_when_the_file_system_is_cut_off(system
     reason = why_not(system)
     if reason is not None:
         pytest.skip(f"{system}: {reason}")
-    monkeypatch.setattr(storage_module, "_flush_data", lambda fd: None)
+    monkeypatch.setattr(storage_module, "_flush_data", lambda storage: None)
     failures = [failure for seed in range(3) for failure in lived(system, seed, 6, monkeypatch).failures]
     assert failures
 

@@ -725,9 +725,9 @@ def write_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
     calls: list[tuple[int, list[int]]] = []
     write_some = storage_module._write_some
 
-    def observed(fd: int, views: list[memoryview], offset: int) -> int:
+    def observed(storage: storage_module.FileStorage, views: list[memoryview], offset: int) -> int:
         calls.append((offset, [len(view) for view in views]))
-        return write_some(fd, views, offset)
+        return write_some(storage, views, offset)
 
     monkeypatch.setattr(storage_module, "_write_some", observed)
     return calls
@@ -754,12 +754,38 @@ def test_short_writes_are_continued(real: Place, monkeypatch: pytest.MonkeyPatch
     """py-lmdb 476: a short write was taken for an error."""
     storage = real.create()
 
-    def short(fd: int, views: list[memoryview], offset: int) -> int:
-        return os.pwrite(fd, b"".join(views)[:step], offset)
+    def short(storage: storage_module.FileStorage, views: list[memoryview], offset: int) -> int:
+        return os.pwrite(storage._fd, b"".join(views)[:step], offset)
 
     monkeypatch.setattr(storage_module, "_write_some", short)
     storage.write(5, [b"abcd", bytearray(b"efghij"), b"k"])
     assert storage.read(0, 100) == b"\0\0\0\0\0abcdefghijk"
+
+
+@pytest.mark.parametrize("call", ["_write_some", "_flush_data"])
+def test_who_closes_the_storage_just_before_a_call_turns_it_against_no_other_file(
+    real: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
+) -> None:
+    """As a signal's handler may: what is opened next gets the same descriptor."""
+    storage = real.create()
+    before = storage._fd  # type: ignore[attr-defined]
+    made = getattr(storage_module, call)
+    opened = []
+
+    def closing(closed: storage_module.FileStorage, *arguments: object) -> object:
+        closed.close()
+        opened.append(os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT))
+        return made(closed, *arguments)
+
+    monkeypatch.setattr(storage_module, call, closing)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        if call == "_flush_data":
+            storage.flush()
+        else:
+            storage.write(0, [b"x"])
+    assert opened == [before]
+    assert os.fstat(before).st_size == 0
+    os.close(before)
 
 
 def test_a_write_without_progress_is_an_error_not_a_hang(real: Place, monkeypatch: pytest.MonkeyPatch) -> None:
