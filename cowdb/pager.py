@@ -421,7 +421,7 @@ class Pager:
                 slot = 1 - slot
             known = transaction
         if not lazy and written <= _FEW and len(group) == 1:
-            begin_writing(self.storage, self._begin_at, little=True)
+            self._begin_writing(self._begin_at, little=True)
         meta = newest.meta if newest.meta.durable == known else newest.meta.with_durable(known)
         raw = encode(meta, slot)
         self.failpoint("write meta")
@@ -518,13 +518,20 @@ class Pager:
         """
         try:
             written = write_sealed(self.storage, sealed, self.page_size, flushed=flushed)
-            if flushed and written * self.page_size >= SOON:
-                begin_writing(self.storage, 0, little=False)
         except OSError as error:
             self.poison.not_committed("writing pages", error)
         except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
             self.poison.fail("writing pages", error)
+        if flushed and written * self.page_size >= SOON:
+            self._begin_writing(0, little=False)
         return written
+
+    def _begin_writing(self, start: int, *, little: bool) -> None:
+        """Have the disk begin with what was written from byte `start` on. It can fail as a flush can."""
+        try:
+            begin_writing(self.storage, start, little=little)
+        except BaseException as error:  # noqa: BLE001 - a kill from the keyboard poisons too
+            self.poison.fail("flushing", error)
 
     def _write_meta(self, slot: int, raw: bytes, state: str = UNKNOWN) -> None:
         try:

@@ -66,25 +66,28 @@ READ_LIMIT: Final = 16 * 1024 * 1024
 UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
 """What a file system answers to a call that it does not know."""
 
+HARMLESS: Final = UNSUPPORTED | {errno.EPERM, errno.ESPIPE, errno.EBADF, errno.EINTR, errno.EAGAIN, errno.ENOMEM}
+"""After these nothing was begun with, and nothing is lost: the flush does it."""
+
 PLAIN_BUFFERS: Final[set[type]] = {bytes, bytearray}
 """Kinds of buffers whose length is their number of bytes. The compiled kernel adds its own when it is imported."""
 
 _TEMPORARY_NAMES: Final = 10_000
-_SYNC_FILE_RANGE_WRITE: Final = 2
 
 
-def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Linux's call for it, which Python has no name for; None elsewhere."""
+def _find_sync_file_range() -> Callable[[int, int], int] | None:
+    """Linux's call for it, which Python has no name for: 0, or what errno says. None elsewhere."""
     if sys.platform != "linux":
         return None
     try:
         import ctypes  # noqa: PLC0415 - not every Python has it
 
-        call = ctypes.CDLL(None).sync_file_range
+        call = ctypes.CDLL(None, use_errno=True).sync_file_range
     except (ImportError, OSError, AttributeError):
         return None
     call.argtypes = ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
-    return call
+    write = 2  # SYNC_FILE_RANGE_WRITE
+    return lambda fd, start: ctypes.get_errno() if call(fd, start, 0, write) else 0
 
 
 _sync_file_range: Final = _find_sync_file_range()
@@ -311,7 +314,9 @@ class FileStorage:
     def begin_writing(self, start: int) -> None:
         """Ask the disk to begin with what was written from byte `start` on, where Python reaches such a call."""
         if _sync_file_range is not None:
-            _sync_file_range(self._fd, start, 0, _SYNC_FILE_RANGE_WRITE)
+            error = _sync_file_range(self._fd, start)
+            if error and error not in HARMLESS:
+                raise OSError(error, os.strerror(error), self.path)
 
     def resize(self, size: int) -> None:
         """Cut the file, or let it grow by a hole that reads as zeros. O(1) for growth."""
@@ -399,7 +404,9 @@ class FileStorage:
 def begin_writing(storage: Storage, start: int, *, little: bool) -> None:  # noqa: ARG001 - the twin's
     """Ask the disk to begin with what was written from byte `start` on. One system call, which does not wait for it.
 
-    `little`: some pages, so that it is quick.  It is a hint, and promises nothing: the flush does.
+    `little`: some pages, so that it is quick.  It promises nothing, the flush does; but what the system cannot
+    even begin with, such as blocks that it finds no place for, it may forget.  The next flush would not tell, so
+    this does: `OSError`, which is to be taken as a flush's.
     """
     if isinstance(storage, FileStorage):
         storage.begin_writing(start)

@@ -53,6 +53,7 @@ CALLS: Final[dict[str, tuple[tuple[str, ...], int]]] = {
     "pwritev2": (_WRITE, 40),
     "pwrite64": (_WRITE, 40),
     "fdatasync": (_WRITE, 12),
+    "sync_file_range": (("EIO", "ENOSPC", "EINVAL", "ENOMEM"), 8),
     "ftruncate": (("EIO", "ENOSPC", "EFBIG", "EINTR"), 8),
     "fallocate": (("EIO", "ENOSPC", "EDQUOT", "EINTR", "EOPNOTSUPP"), 8),
     "fsync": (("EIO", "EINVAL"), 6),

@@ -61,7 +61,7 @@ cdef extern from "kernel.h" nogil:
         u8 *at
     void sort_pages(SealedPage *at, size_t count)
     int write_sealed_pages(int fd, SealedPage *pages, Py_ssize_t count, size_t size, size_t *done)
-    void start_writing(int fd, u64 first, u64 end)
+    int start_writing(int fd, u64 first, u64 end)
     u64 process_id()
     long long file_size(int fd)
 

@@ -123,24 +123,36 @@ def write_sealed(storage, sealed, size: cython.Py_ssize_t, *, flushed: cython.bi
         still_leads(storage, fd)
         write_all(storage, fd, many + place, min(limit, count - place), size, False)
         if flushed and (place + limit - asked) * size >= SOON:
-            ask_for(fd, many, asked, min(place + limit, count), size)
+            ask_for(storage, fd, many, asked, min(place + limit, count), size)
             asked = place + limit
         PyErr_CheckSignals()
     return count
 
 
 @cython.cfunc
-@cython.exceptval(check=False)
+@cython.exceptval(-1, check=False)
 def ask_for(
+    storage,
     fd: cython.int,
     pages: cython.pointer[SealedPage],
     start: cython.Py_ssize_t,
     stop: cython.Py_ssize_t,
     size: cython.size_t,
-) -> cython.void:
+) -> cython.int:
     """Have the disk begin with the pages from `start` to `stop`, which were written in the order of their numbers."""
+    error: cython.int
     with cython.nogil:
-        start_writing(fd, pages[start].number * size, (pages[stop - 1].number + 1) * size)
+        error = start_writing(fd, pages[start].number * size, (pages[stop - 1].number + 1) * size)
+    return begun(storage, IO_ERROR if error else 0)  # also lack of room: what is lost may be more than was just written
+
+
+@cython.cfunc
+@cython.exceptval(-1, check=False)
+def begun(storage, error: cython.int) -> cython.int:
+    """Raise what the system could not begin with."""
+    if error:
+        raise OSError(error, os.strerror(error), storage.path)
+    return 0
 
 
 def write_page(storage, number: u64, raw: bytes) -> None:
@@ -187,13 +199,16 @@ def begin_writing(storage, start: u64, *, little: cython.bint):
     `little`: some pages, so that it is quick.
     """
     fd: cython.int = descriptor_of(storage)
+    error: cython.int
     if fd < 0:
+        plain_storage.begin_writing(storage, start, little=little)
         return
     if little:
-        start_quickly(fd, start)
+        error = start_quickly(fd, start)
     else:
         with cython.nogil:
-            start_writing(fd, start, 0)
+            error = start_writing(fd, start, 0)
+    begun(storage, error)
 
 
 def size_of(storage):

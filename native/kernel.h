@@ -355,15 +355,24 @@ static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t
     return 0;
 }
 
-/* Have the system begin to bring bytes of a file to the disk. It is only asked: who needs to know flushes, and is told
- * then of whatever failed here. `to` 0: up to the end. */
-static void start_writing(int fd, uint64_t from, uint64_t to)
+/* Have the system begin to bring bytes of a file to the disk. `to` 0: up to the end. 0, or what errno says: what the
+ * disk fails at later is told by the flush, but not what the system could not even begin with. See `begin_writing` of
+ * storage.py, and HARMLESS there. */
+static int start_writing(int fd, uint64_t from, uint64_t to)
 {
 #if defined(SYNC_FILE_RANGE_WRITE)
-    (void)sync_file_range(fd, (off_t)from, to ? (off_t)(to - from) : 0, SYNC_FILE_RANGE_WRITE);
+    if (sync_file_range(fd, (off_t)from, to ? (off_t)(to - from) : 0, SYNC_FILE_RANGE_WRITE))
+        switch (errno) {
+        case EINVAL: case ENOSYS: case EOPNOTSUPP: case EPERM: case ESPIPE:
+        case EBADF: case EINTR: case EAGAIN: case ENOMEM:
+            return 0;
+        default:
+            return errno;
+        }
 #else
     (void)fd, (void)from, (void)to;
 #endif
+    return 0;
 }
 
 /* Which file a path leads to. 0, or what errno says. Who does not ask for a file's times does not make the next write
@@ -404,7 +413,7 @@ static int set_byte_lock(int fd, int release, long long start, long long length)
 static uint64_t process_id(void) { return (uint64_t)getpid(); }
 #else
 #define COWDB_SYSTEM_CALLS 0
-static void start_writing(int fd, uint64_t from, uint64_t to) { (void)fd, (void)from, (void)to; }
+static int start_writing(int fd, uint64_t from, uint64_t to) { (void)fd, (void)from, (void)to; return 0; }
 static long long file_size(int fd) { (void)fd; return -1; }
 static uint64_t process_id(void) { return 0; }
 static int write_sealed_pages(int fd, SealedPage *pages, ptrdiff_t count, size_t size, size_t *done)
@@ -438,7 +447,7 @@ static int write_quickly(int fd, SealedPage *pages, ptrdiff_t count, size_t size
 static int start_quickly(int fd, uint64_t from)
 {
     int error;
-    COWDB_QUICKLY(error, (start_writing(fd, from, 0), 0));
+    COWDB_QUICKLY(error, start_writing(fd, from, 0));
     return error;
 }
 static int look_quickly(const char *path, uint64_t *device, uint64_t *inode)

@@ -6,6 +6,7 @@ The compiled form asks the system itself, where the storage is a plain file; the
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -316,13 +317,30 @@ def test_python_finds_the_call_that_has_the_disk_begin(storage, monkeypatch):
     assert real is not None
 
     def watched(*arguments):
-        asked.append((arguments, real(*arguments)))
+        asked.append((*arguments, real(*arguments)))
+        return asked[-1][-1]
 
     monkeypatch.setattr(storage_module, "_sync_file_range", watched)
     storage.begin_writing(SIZE)
+    fd, storage._fd = storage._fd, -1
+    storage.begin_writing(SIZE)
+    storage._fd = fd
     monkeypatch.setattr(storage_module, "_sync_file_range", None)
     storage.begin_writing(SIZE)
-    assert asked == [((storage._fd, SIZE, 0, 2), 0)]
+    assert asked == [(fd, SIZE, 0), (-1, SIZE, errno.EBADF)]
+
+
+def test_what_the_system_cannot_begin_with_is_an_error(storage, monkeypatch):
+    """It forgets such pages, and the next flush says nothing; where it could not even look, the flush does it all."""
+    for error in (errno.EIO, errno.ENOSPC):
+        monkeypatch.setattr(storage_module, "_sync_file_range", lambda *_, error=error: error)
+        with pytest.raises(OSError, match=os.strerror(error)) as caught:
+            storage.begin_writing(0)
+        assert caught.value.errno == error
+        assert caught.value.filename == storage.path
+    for error in (errno.EINVAL, errno.ENOSYS, errno.ENOMEM, errno.EINTR):
+        monkeypatch.setattr(storage_module, "_sync_file_range", lambda *_, error=error: error)
+        storage.begin_writing(0)
 
 
 # ---------------------------------------------------------------- where a path leads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 
 import pytest
@@ -287,6 +288,31 @@ def test_a_lone_small_durable_commit_has_the_disk_begin_before_its_meta_page_is_
     assert len(asked) == 1, "so many pages take the disk longer than what is done meanwhile"
     put(db)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("case", ["lone", "early"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "gone"), OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_what_the_disk_cannot_begin_with_is_a_failed_flush(disk, monkeypatch, case, error):
+    """Lack of room neither passes here: what the system has forgotten may be of lazy transactions before this one."""
+
+    def fails(storage, start, *, little):
+        raise error
+
+    with opened(disk) as db:
+        db[b"before"] = b"1"
+        monkeypatch.setattr(pager, "begin_writing", fails)
+        if case == "early":
+            monkeypatch.setattr(pager, "SOON", 1)
+        with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else cowdb.PoisonedError):
+            fill(db, 2000 if case == "early" else 1)
+        monkeypatch.undo()
+        with pytest.raises(cowdb.PoisonedError):
+            put(db)
+        assert content(db) == {None: {b"before": b"1"}}
+    with opened(disk) as db:
+        assert content(db) == {None: {b"before": b"1"}}
+        put(db)
+        assert db.check() == []
 
 
 @pytest.mark.parametrize("size", fmt.PAGE_SIZES)
