@@ -307,8 +307,7 @@ class Database(Handle[Core, Transaction]):
 
     def _refuse_another_file(self, core: Core) -> None:
         """Raise if the path of this handle leads to another file by now. Other handles may have other paths."""
-        storage = core.storage
-        if not (storage.is_current() if "disk" in self._options else leads_to(self._path, core.identity, storage)):
+        if not (core.storage.is_current() if "disk" in self._options else leads_to(self._path, core.identity)):
             raise Error(
                 f"{self._path!r} is another file now, or gone: it was replaced, renamed or deleted while it was open; "
                 "what is open can still be read; close it and open the right file"

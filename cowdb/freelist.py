@@ -115,7 +115,7 @@ class FreeList:
     def _sort_in(self) -> None:
         """Put the fresh runs where they belong by address and length."""
         fresh, self._fresh = self._fresh, []
-        if len(fresh) > _FEW:
+        if len(fresh) > max(_FEW, len(self._sorted) // 16):
             self._merge(fresh)
         else:
             for run in fresh:

@@ -175,7 +175,9 @@ class WriterLock:
             holder = self._holder
             if holder is None:
                 self._holder = turn
-            elif holder.me is not turn.me and not any(other.me is turn.me for other in self._waiting):
+            elif holder.me is not turn.me and not any(
+                other.me is turn.me and not other.over for other in self._waiting
+            ):
                 wake = turn._wake = threading.Lock()  # noqa: SLF001 - a turn and its lock are one
                 wake.acquire()
                 self._waiting.append(turn)

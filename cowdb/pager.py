@@ -420,7 +420,7 @@ class Pager:
                 words.durable = (published.transaction, slot)
                 slot = 1 - slot
             known = transaction
-        if not lazy and written <= _FEW and len(group) == 1:
+        if not lazy and written <= _FEW and len(group) == 1 and self._nothing_else():
             self._begin_writing(self._begin_at, little=True)
         meta = newest.meta if newest.meta.durable == known else newest.meta.with_durable(known)
         raw = encode(meta, slot)
@@ -525,6 +525,12 @@ class Pager:
         if flushed and written * self.page_size >= SOON:
             self._begin_writing(0, little=False)
         return written
+
+    def _nothing_else(self) -> bool:
+        """Whether nothing but the last transaction can wait for the disk: no lazy one, and no early writes in vain."""
+        before = self.gate.current
+        durable = self.words.durable
+        return durable is not None and durable[0] == before.meta.transaction and self.words.in_vain != before.word
 
     def _begin_writing(self, start: int, *, little: bool) -> None:
         """Have the disk begin with what was written from byte `start` on. It can fail as a flush can."""

@@ -35,8 +35,10 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cowdb import linux
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 __all__ = [
     "Disk",
@@ -72,25 +74,10 @@ HARMLESS: Final = UNSUPPORTED | {errno.EPERM, errno.ESPIPE, errno.EBADF, errno.E
 PLAIN_BUFFERS: Final[set[type]] = {bytes, bytearray}
 """Kinds of buffers whose length is their number of bytes. The compiled kernel adds its own when it is imported."""
 
+_BLOCK: Final = 4096
+"""A call ends with a block of the file: part of one would have to be read from the disk first."""
+
 _TEMPORARY_NAMES: Final = 10_000
-
-
-def _find_sync_file_range() -> Callable[[int, int], int] | None:
-    """Linux's call for it, which Python has no name for: 0, or what errno says. None elsewhere."""
-    if sys.platform != "linux":
-        return None
-    try:
-        import ctypes  # noqa: PLC0415 - not every Python has it
-
-        call = ctypes.CDLL(None, use_errno=True).sync_file_range
-    except (ImportError, OSError, AttributeError):
-        return None
-    call.argtypes = ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
-    write = 2  # SYNC_FILE_RANGE_WRITE
-    return lambda fd, start: ctypes.get_errno() if call(fd, start, 0, write) else 0
-
-
-_sync_file_range: Final = _find_sync_file_range()
 
 
 def _iov_max() -> int:
@@ -296,27 +283,29 @@ class FileStorage:
                     buffer = buffer.cast("B")  # noqa: PLW2901 - refuses what has gaps, with a TypeError
             if length == 0:
                 continue
-            if size + length > GATHERED or len(batch) == IOV_MAX:
+            if (size + length > GATHERED and size % _BLOCK == 0) or len(batch) == IOV_MAX:
                 self._write_batch(offset, batch, size)
                 offset += size
                 batch = []
                 size = 0
-            while length > WRITE_LIMIT:
+            while size + length > WRITE_LIMIT:
                 buffer = memoryview(buffer)  # noqa: PLW2901
-                self._write_batch(offset, [buffer[:WRITE_LIMIT]], WRITE_LIMIT)
+                room = WRITE_LIMIT - size
+                self._write_batch(offset, [*batch, buffer[:room]], WRITE_LIMIT)
                 offset += WRITE_LIMIT
-                buffer = buffer[WRITE_LIMIT:]  # noqa: PLW2901
-                length -= WRITE_LIMIT
+                buffer = buffer[room:]  # noqa: PLW2901
+                length -= room
+                batch = []
+                size = 0
             batch.append(buffer)
             size += length
         self._write_batch(offset, batch, size)
 
     def begin_writing(self, start: int) -> None:
-        """Ask the disk to begin with what was written from byte `start` on, where Python reaches such a call."""
-        if _sync_file_range is not None:
-            error = _sync_file_range(self._fd, start)
-            if error and error not in HARMLESS:
-                raise OSError(error, os.strerror(error), self.path)
+        """Ask the disk to begin with what was written from byte `start` on; see the function of that name."""
+        error = linux.sync_file_range(self._fd, start)
+        if error and error not in HARMLESS:
+            raise OSError(error, os.strerror(error), self.path)
 
     def resize(self, size: int) -> None:
         """Cut the file, or let it grow by a hole that reads as zeros. O(1) for growth."""
@@ -366,17 +355,10 @@ class FileStorage:
         self._require_open()
         return self._identity
 
-    def name(self) -> str | None:
-        """How the system calls the open file now, `... (deleted)` if it has no name; None if it does not tell."""
-        try:
-            return os.readlink(f"/proc/self/fd/{self._fd}")
-        except OSError:
-            return None
-
     def is_current(self) -> bool:
         """Whether `path` still leads to this file. One or two system calls."""
         self._require_open()
-        return leads_to(self.path, self._identity, self)
+        return leads_to(self.path, self._identity)
 
     def _require_open(self) -> None:
         if self._fd < 0:
@@ -417,17 +399,17 @@ def size_of(storage: Storage) -> int:
     return storage.size()
 
 
-def leads_to(path: str, identity: tuple[int, int], storage: Storage) -> bool:
-    """Whether `path` leads to the file with that device and inode now, which `storage` has open. One or two calls.
+def leads_to(path: str, identity: tuple[int, int]) -> bool:
+    """Whether `path` leads to the file with that device and inode now. One system call, which asks for no times.
 
-    Linux tells the name of what is open, too, and that comes first: since Linux 6.13 a look at the times of a
-    file (`os.stat` has no other) makes the next write set them to the nanosecond, and where there is no journal
-    the next flush then brings the inode to the disk as well.  That took a fifth of a durable commit.
+    Since Linux 6.13 a look at the times of a file, which `os.stat` takes, makes the next write set them to the
+    nanosecond; and where there is no journal the next flush then brings the inode to the disk as well.  That took a
+    fifth of a durable commit.
     """
-    if isinstance(storage, FileStorage) and storage.name() == path and not path.endswith(" (deleted)"):
+    if linux.device_and_inode(path) == identity:
         return True
     try:
-        found = os.stat(path)  # links lead there, or another name
+        found = os.stat(path)  # on another system, or to say what hinders it
     except (FileNotFoundError, NotADirectoryError):
         return False
     return (found.st_dev, found.st_ino) == identity

@@ -115,7 +115,7 @@ class Draft:
         return self._free
 
     def writers(self) -> list:
-        """The writers of the trees that were looked at; the catalog after the named trees, without the free tree."""
+        """The writers of the trees that were looked at: the main one first, the catalog last, without the free tree."""
         if self.closed:
             return []
         found: list = [self.main]

@@ -168,14 +168,14 @@ def write_page(storage, number: u64, raw: bytes) -> None:
     write_all(storage, fd, cython.address(page), 1, size, True)
 
 
-def leads_to(path: str, identity: tuple, storage) -> bool:
+def leads_to(path: str, identity: tuple) -> bool:
     """Whether `path` leads to the file with that device and inode now. One system call, which asks for no times."""
     if not COWDB_SYSTEM_CALLS:
-        return plain_storage.leads_to(path, identity, storage)
+        return plain_storage.leads_to(path, identity)
     raw: bytes = PyUnicode_EncodeFSDefault(path)
     at: cython.p_char = PyBytes_AS_STRING(raw)
     if strlen(at) != PyBytes_GET_SIZE(raw):  # a null byte, which Python refuses
-        return plain_storage.leads_to(path, identity, storage)
+        return plain_storage.leads_to(path, identity)
     device: u64 = 0
     inode: u64 = 0
     error: cython.int

@@ -61,6 +61,7 @@ class GroupState:
     def tidy(self) -> None:
         """Let who waits for a flush go on that has come to its end, however it did."""
         group: list = self.in_flight
+        nobody: list = []  # made now: memory that is asked for may set the garbage collector going
         well: cython.bint = len(group) == 1 and self._leader is me() and self._frame is None
         if well:
             well = self._poison.reason is None and self._gate.latest.meta.transaction >= group[0].meta.transaction
@@ -69,7 +70,7 @@ class GroupState:
             PlainGroup.tidy(self)
             return
         group[0].done = True
-        self.in_flight = []
+        self.in_flight = nobody
         self._leader = self._called = None
 
     def drain(self, publish) -> None:

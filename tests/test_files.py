@@ -6,6 +6,7 @@ The compiled form asks the system itself, where the storage is a plain file; the
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import random
@@ -17,6 +18,7 @@ import time
 
 import pytest
 
+from cowdb import linux
 from cowdb import sealed as plain
 from cowdb import storage as storage_module
 from cowdb.sealed import Sealed
@@ -313,33 +315,54 @@ def test_asking_the_disk_to_begin_changes_nothing_and_never_fails(storage, begin
 @pytest.mark.skipif(sys.platform != "linux", reason="it is Linux's call")
 def test_python_finds_the_call_that_has_the_disk_begin(storage, monkeypatch):
     asked = []
-    real = storage_module._sync_file_range
-    assert real is not None
+    real = linux.sync_file_range
 
     def watched(*arguments):
         asked.append((*arguments, real(*arguments)))
         return asked[-1][-1]
 
-    monkeypatch.setattr(storage_module, "_sync_file_range", watched)
+    monkeypatch.setattr(linux, "sync_file_range", watched)
     storage.begin_writing(SIZE)
     fd, storage._fd = storage._fd, -1
     storage.begin_writing(SIZE)
     storage._fd = fd
-    monkeypatch.setattr(storage_module, "_sync_file_range", None)
-    storage.begin_writing(SIZE)
     assert asked == [(fd, SIZE, 0), (-1, SIZE, errno.EBADF)]
+
+
+@pytest.mark.parametrize("gone", ["ctypes", "library", "system"])
+def test_without_the_c_library_python_does_without(tmp_path, storage, monkeypatch, gone):
+    """Whatever the reason: an audit hook may raise anything."""
+
+    def refused(*_, **__):
+        raise RuntimeError
+
+    linux._call.cache_clear()
+    if gone == "ctypes":
+        monkeypatch.setitem(sys.modules, "ctypes", None)
+    elif gone == "library":
+        monkeypatch.setattr(ctypes, "CDLL", refused)
+    else:
+        monkeypatch.setattr(sys, "platform", "another")
+    try:
+        assert linux.sync_file_range(storage._fd, 0) == errno.ENOSYS
+        assert linux.device_and_inode(storage.path) is None
+        storage.begin_writing(0)
+        assert storage.is_current()
+        assert not storage_module.leads_to(str(tmp_path / "nothing"), storage.identity())
+    finally:
+        linux._call.cache_clear()
 
 
 def test_what_the_system_cannot_begin_with_is_an_error(storage, monkeypatch):
     """It forgets such pages, and the next flush says nothing; where it could not even look, the flush does it all."""
     for error in (errno.EIO, errno.ENOSPC):
-        monkeypatch.setattr(storage_module, "_sync_file_range", lambda *_, error=error: error)
+        monkeypatch.setattr(linux, "sync_file_range", lambda *_, error=error: error)
         with pytest.raises(OSError, match=os.strerror(error)) as caught:
             storage.begin_writing(0)
         assert caught.value.errno == error
         assert caught.value.filename == storage.path
     for error in (errno.EINVAL, errno.ENOSYS, errno.ENOMEM, errno.EINTR):
-        monkeypatch.setattr(storage_module, "_sync_file_range", lambda *_, error=error: error)
+        monkeypatch.setattr(linux, "sync_file_range", lambda *_, error=error: error)
         storage.begin_writing(0)
 
 
@@ -358,23 +381,23 @@ def test_a_path_leads_to_its_file(tmp_path, leads_to):
     identity = found.st_dev, found.st_ino
     os.link(path, tmp_path / "second")
     os.symlink(path, tmp_path / "third")
-    with contextlib.closing(storage_of(path)) as storage:
-        assert leads_to(path, identity, storage) is True
-        assert leads_to(str(tmp_path / "second"), identity, storage) is True
-        assert leads_to(str(tmp_path / "third"), identity, storage) is True
+    with contextlib.closing(storage_of(path)):
+        assert leads_to(path, identity) is True
+        assert leads_to(str(tmp_path / "second"), identity) is True
+        assert leads_to(str(tmp_path / "third"), identity) is True
         os.rename(path, tmp_path / "elsewhere")
-        assert leads_to(path, identity, storage) is leads_to(str(tmp_path / "third"), identity, storage) is False
-        assert leads_to(str(tmp_path / "elsewhere"), identity, storage) is True
+        assert leads_to(path, identity) is leads_to(str(tmp_path / "third"), identity) is False
+        assert leads_to(str(tmp_path / "elsewhere"), identity) is True
         (tmp_path / "f").write_bytes(b"two")
-        assert leads_to(path, identity, storage) is False
-        assert leads_to(path + "/below", identity, storage) is False
+        assert leads_to(path, identity) is False
+        assert leads_to(path + "/below", identity) is False
         os.rename(tmp_path / "elsewhere", path)
-        assert leads_to(path, identity, storage) is True
+        assert leads_to(path, identity) is True
         os.remove(path)
         os.remove(tmp_path / "second")
-        assert leads_to(path, identity, storage) is False
-        (tmp_path / "f (deleted)").write_bytes(b"what Linux calls it now")
-        assert leads_to(path + " (deleted)", identity, storage) is False
+        assert leads_to(path, identity) is False
+        (tmp_path / "f").write_bytes(b"three")
+        assert leads_to(path, identity) is False
 
 
 @pytest.mark.parametrize("leads_to", LEADS)
@@ -385,25 +408,14 @@ def test_a_directory_on_the_way_is_renamed_or_becomes_a_link(tmp_path, leads_to)
     with contextlib.closing(storage_of(path)) as storage:
         identity = storage.identity()
         os.rename(tmp_path / "here", tmp_path / "there")
-        assert leads_to(path, identity, storage) is False
+        assert leads_to(path, identity) is False
         os.symlink("there", tmp_path / "here")
-        assert leads_to(path, identity, storage) is True
+        assert leads_to(path, identity) is True
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "f").write_bytes(b"two")
         os.remove(tmp_path / "here")
         os.symlink("other", tmp_path / "here")
-        assert leads_to(path, identity, storage) is False
-
-
-@pytest.mark.parametrize("leads_to", LEADS)
-def test_a_closed_storage_does_not_hinder_the_look(tmp_path, leads_to):
-    path = str(tmp_path / "f")
-    (tmp_path / "f").write_bytes(b"one")
-    storage = storage_of(path)
-    identity = storage.identity()
-    storage.close()
-    assert leads_to(path, identity, storage) is True
-    assert leads_to(path, (identity[0], identity[1] + 1), storage) is False
+        assert leads_to(path, identity) is False
 
 
 @pytest.mark.parametrize("leads_to", LEADS)
@@ -420,7 +432,7 @@ def test_a_look_where_a_path_leads_leaves_the_times_of_the_file_coarse(tmp_path,
             time.sleep(0.01)
             began = time.clock_gettime_ns(coarse)
             storage.write(0, [b"two"])
-            assert leads_to(path, identity, storage) is True
+            assert leads_to(path, identity) is True
             storage.write(0, [b"one"])
             if time.clock_gettime_ns(coarse) == began:
                 # Other processes that look and write may have moved on what Linux takes for now.
@@ -435,15 +447,15 @@ def test_a_path_that_cannot_be_looked_at(tmp_path, leads_to):
     (tmp_path / "f").write_bytes(b"one")
     with contextlib.closing(storage_of(str(tmp_path / "f"))) as storage:
         with pytest.raises(ValueError, match="null"):
-            leads_to(str(tmp_path / "a\0b"), (1, 2), storage)
+            leads_to(str(tmp_path / "a\0b"), (1, 2))
         os.symlink("loop", tmp_path / "loop")
         with pytest.raises(OSError, match="Too many levels") as caught:
-            leads_to(str(tmp_path / "loop"), (1, 2), storage)
+            leads_to(str(tmp_path / "loop"), (1, 2))
         assert caught.value.filename == str(tmp_path / "loop")
         name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")
-        assert leads_to(name, (1, 2), storage) is False
+        assert leads_to(name, (1, 2)) is False
         with open(name, "wb"):
             found = os.stat(name)
-        assert leads_to(name, (found.st_dev, found.st_ino), storage) is True
+        assert leads_to(name, (found.st_dev, found.st_ino)) is True
     with contextlib.closing(storage_of(name)) as storage:
-        assert leads_to(name, storage.identity(), storage) is True
+        assert leads_to(name, storage.identity()) is True

@@ -162,6 +162,32 @@ def test_an_interrupted_wait_neither_keeps_the_lock_nor_a_place_in_the_queue(mon
     lock.acquire(0)
 
 
+def test_who_was_interrupted_may_wait_again_while_the_same_holder_has_it():
+    lock = WriterLock()
+    inside, done = threading.Event(), threading.Event()
+
+    def hold():
+        lock.acquire(None)
+        inside.set()
+        done.wait()
+        lock.release()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    interrupted = lock._turn()
+    lock._waiting.append(interrupted)  # it waits ...
+    interrupted._wake = LOCK()
+    lock.release(interrupted)  # ... and is interrupted
+    assert not lock.holds(interrupted)
+    again = lock._turn()
+    threading.Timer(0.05, done.set).start()
+    lock.acquire(10, again)
+    assert lock.holds(again)
+    thread.join()
+    lock.release(again)
+
+
 def test_a_timeout_in_the_moment_of_the_handing_over_keeps_the_lock(monkeypatch):
     class Late(Interrupting):
         def acquire(self, *arguments, timeout=None):

@@ -288,6 +288,19 @@ def test_a_lone_small_durable_commit_has_the_disk_begin_before_its_meta_page_is_
     assert len(asked) == 1, "so many pages take the disk longer than what is done meanwhile"
     put(db)
     assert len(asked) == 2
+    put(db, durability="lazy")
+    put(db)
+    assert len(asked) == 2, "what lazy transactions have left may be much, and the call covers all"
+    put(db)
+    assert len(asked) == 3
+    transaction = db.write()
+    transaction.update((b"%06d" % number, bytes(500)) for number in range(3000))
+    pager_of(db)._write_early(transaction._draft)
+    transaction.abort()
+    put(db)
+    assert len(asked) == 3, "and so may what was written early in vain"
+    put(db)
+    assert len(asked) == 4
 
 
 @pytest.mark.parametrize("case", ["lone", "early"])

@@ -742,6 +742,27 @@ def test_calls_are_capped_in_bytes(real: Place, write_calls: list[tuple[int, lis
     assert real.open().read(0, 1 << 30) == b"a" * 827_392 + data + b"b" * 8192
 
 
+@pytest.mark.parametrize("length", [20_000, 32_700, 32 * 1024, 33_000, 100_000, 262_000])
+def test_a_value_and_what_stands_around_it_go_in_one_call(
+    real: Place, write_calls: list[tuple[int, list[int]]], length: int
+) -> None:
+    """Parts of a page would be read from the disk first."""
+    rest = -(length + 32) % 8192
+    real.create().write(0, [b"h" * 32, b"v" * length, b"r" * rest])
+    assert [sum(lengths) for _, lengths in write_calls] == [32 + length + rest]
+    assert real.open().read(0, 1 << 30) == b"h" * 32 + b"v" * length + b"r" * rest
+
+
+def test_a_long_value_is_cut_where_pages_end(real: Place, write_calls: list[tuple[int, list[int]]]) -> None:
+    length = 1_000_000
+    rest = -(length + 32) % 8192
+    data = os.urandom(length)
+    real.create().write(0, [b"h" * 32, data, b"r" * rest, *[b"p" * 8192] * 9])
+    assert all(offset % 8192 == sum(lengths) % 8192 == 0 for offset, lengths in write_calls)
+    assert len(write_calls) == 4 + 3
+    assert real.open().read(0, 1 << 30) == b"h" * 32 + data + b"r" * rest + b"p" * 8192 * 9
+
+
 def test_calls_are_capped_in_buffers(real: Place, write_calls: list[tuple[int, list[int]]]) -> None:
     count = storage_module.IOV_MAX * 2 + 1
     real.create().write(0, [b"xy"] * count)
