@@ -303,6 +303,7 @@ def test_a_lone_small_durable_commit_has_the_disk_begin_before_its_meta_page_is_
     assert len(asked) == 4
 
 
+@pytest.mark.guarantee
 @pytest.mark.parametrize("case", ["lone", "early"])
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "gone"), OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
 def test_what_the_disk_cannot_begin_with_is_a_failed_flush(disk, monkeypatch, case, error):
