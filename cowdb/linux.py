@@ -40,6 +40,14 @@ def _call(name: str, *kinds: str) -> tuple[Callable[..., int], Callable[[], int]
     return call, ctypes.get_errno
 
 
+@functools.cache
+def _room() -> Callable[[], Any]:
+    """Makes memory for what `statx` answers."""
+    import ctypes  # noqa: PLC0415 - it is there: see `_call`
+
+    return ctypes.c_char * _FOUND.size
+
+
 def sync_file_range(fd: int, start: int) -> int:
     """Have the disk begin with what was written from byte `start` on. 0, or what errno says."""
     found = _call("sync_file_range", "c_int", "c_int64", "c_int64", "c_uint")
@@ -55,9 +63,7 @@ def device_and_inode(path: str) -> tuple[int, int] | None:
     raw = os.fsencode(path)
     if found is None or b"\0" in raw:
         return None
-    import ctypes  # noqa: PLC0415 - it is there: see `_call`
-
-    answer: Any = (ctypes.c_char * _FOUND.size)()
+    answer = _room()()
     if found[0](_HERE, raw, 0, _STATX_INO, answer):
         return None
     inode, major, minor = _FOUND.unpack_from(answer)

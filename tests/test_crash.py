@@ -349,8 +349,8 @@ def slots_by_parity(patch):
 
 
 def own_pages_used_at_once(patch):
-    real = FreeList.add
-    patch.setattr(FreeList, "add", lambda self, run, live: real(self, run, []))
+    real = FreeList._take_in
+    patch.setattr(FreeList, "_take_in", lambda self, runs, live: real(self, runs, []))
 
 
 def durable_state_not_pinned(patch):
