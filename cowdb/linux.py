@@ -26,8 +26,11 @@ _FOUND: Final = struct.Struct("=32xQ96xII112x")
 
 
 @functools.cache
-def _call(name: str, *kinds: str) -> tuple[Callable[..., int], Callable[[], int]] | None:
-    """A function of the C library that takes arguments of these kinds, and what tells its error; None without it."""
+def _call(name: str, *kinds: str) -> tuple[Callable[..., int], Callable[[], int], type[Exception]] | None:
+    """A function of the C library that takes arguments of these kinds; None without it.
+
+    Then what tells its error, and what is raised, too, where there is no memory for its arguments.
+    """
     if sys.platform != "linux":
         return None
     try:
@@ -37,7 +40,7 @@ def _call(name: str, *kinds: str) -> tuple[Callable[..., int], Callable[[], int]
         call.argtypes = [getattr(ctypes, kind) for kind in kinds]
     except Exception:  # noqa: BLE001 - an audit hook may raise anything
         return None
-    return call, ctypes.get_errno
+    return call, ctypes.get_errno, ctypes.ArgumentError
 
 
 @functools.cache
@@ -53,8 +56,11 @@ def sync_file_range(fd: int, start: int) -> int:
     found = _call("sync_file_range", "c_int", "c_int64", "c_int64", "c_uint")
     if found is None:
         return errno.ENOSYS
-    call, error = found
-    return error() if call(fd, start, 0, _SYNC_FILE_RANGE_WRITE) else 0
+    call, error, unmade = found
+    try:
+        return error() if call(fd, start, 0, _SYNC_FILE_RANGE_WRITE) else 0
+    except (unmade, MemoryError):
+        return errno.ENOMEM
 
 
 def device_and_inode(path: str) -> tuple[int, int] | None:
@@ -63,8 +69,12 @@ def device_and_inode(path: str) -> tuple[int, int] | None:
     raw = os.fsencode(path)
     if found is None or b"\0" in raw:
         return None
-    answer = _room()()
-    if found[0](_HERE, raw, 0, _STATX_INO, answer):
+    call, _, unmade = found
+    try:
+        answer = _room()()
+        if call(_HERE, raw, 0, _STATX_INO, answer):
+            return None
+    except (unmade, MemoryError):
         return None
     inode, major, minor = _FOUND.unpack_from(answer)
     return os.makedev(major, minor), inode

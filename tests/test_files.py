@@ -366,6 +366,19 @@ def test_what_the_system_cannot_begin_with_is_an_error(storage, monkeypatch):
         storage.begin_writing(0)
 
 
+def test_without_memory_for_arguments_python_does_without(storage, monkeypatch):
+    """`ctypes` calls it an error of the argument: nobody who writes is to be told of that."""
+
+    def refuses(*_):
+        raise ctypes.ArgumentError("argument 2: MemoryError: ")
+
+    monkeypatch.setattr(linux, "_call", lambda *_: (refuses, None, ctypes.ArgumentError))
+    assert linux.sync_file_range(storage._fd, 0) == errno.ENOMEM
+    assert linux.device_and_inode(storage.path) is None
+    storage.begin_writing(0)
+    assert storage.is_current()
+
+
 # ---------------------------------------------------------------- where a path leads
 
 
