@@ -39,7 +39,9 @@ Run = tuple[int, int]
 """A run of ready pages: start, length."""
 
 _FRESH: Final = 32
+"""Fresh runs that may wait to be sorted in, and as many as there are sorted ones."""
 _FEW: Final = 8
+"""Fresh runs that are joined one by one; more of them, and a sixteenth of what is sorted, are merged."""
 _TWICE: Final = "the free list names it twice (I5)"
 _KNOWN: Final = 0
 """Birth and freed of a run that every snapshot lets go."""
@@ -50,7 +52,8 @@ class FreeList:
 
     `live` is always the sorted list of live snapshots (P6).  Ready runs are kept
     as the carry list has them.  Between two commits there are no more of them
-    than it holds, so a sorted list of Python's is what takes the least time.
+    than it holds, so a sorted list of Python's is what takes the least time; moving
+    its items, O(n) with little for each, is left out below.
     """
 
     def __init__(self) -> None:
@@ -122,7 +125,7 @@ class FreeList:
                 self._join(run)
 
     def _join(self, run: CarriedRun) -> None:
-        """Add a ready run and join it with its neighbours. O(n) for the move, which counts for little."""
+        """Add a ready run and join it with its neighbours. O(log n)."""
         ready = self._sorted
         start, length, _, _ = run
         place = bisect_left(ready, run)

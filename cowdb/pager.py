@@ -17,7 +17,8 @@ Until step 6 nothing that any state refers to has changed (I1): a crash or an
 error leaves the old state.  From step 6 on the new state may be found by a
 recovery, which believes it only if all of it is there.  So one flush is enough,
 and a caller is told "committed" only after it (I9).  A small commit that is alone
-lets the disk begin with its pages before step 6, which promises nothing either.
+has the disk begin with its pages before step 6: that promises nothing, but if the
+system cannot even begin, it is a failed flush.
 
     slots      [ 41 ] [ 40 ]     commit 42      [ 41 ] [ 42 ]     commit 43 ...
     durable D    ^               -- flush -->            ^ D

@@ -329,7 +329,11 @@ class FileStorage:
     def flush(self) -> None:
         """Return when all that was written before the call survives a power cut."""
         self._require_writable()
-        _flush_data(self)
+        try:
+            _flush_data(self)
+        except ValueError:  # Python's, of the descriptor of a storage that was closed in this very moment
+            self._require_open()
+            raise
 
     def flush_name(self) -> None:
         """Return when the name of the file survives a power cut, where the user may see to that."""
@@ -356,7 +360,7 @@ class FileStorage:
         return self._identity
 
     def is_current(self) -> bool:
-        """Whether `path` still leads to this file. One or two system calls."""
+        """Whether `path` still leads to this file. One system call."""
         self._require_open()
         return leads_to(self.path, self._identity)
 

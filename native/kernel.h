@@ -363,7 +363,7 @@ static int start_writing(int fd, uint64_t from, uint64_t to)
 #if defined(SYNC_FILE_RANGE_WRITE)
     if (sync_file_range(fd, (off_t)from, to ? (off_t)(to - from) : 0, SYNC_FILE_RANGE_WRITE))
         switch (errno) {
-        case EINVAL: case ENOSYS: case EOPNOTSUPP: case EPERM: case ESPIPE:
+        case EINVAL: case ENOSYS: case EOPNOTSUPP: case ENOTTY: case EPERM: case ESPIPE:
         case EBADF: case EINTR: case EAGAIN: case ENOMEM:
             return 0;
         default:

@@ -41,32 +41,18 @@ FORMS = [
         marks=pytest.mark.skipif(native is None, reason="the compiled kernel was not built"),
     ),
 ]
-LEADS = [
-    pytest.param(storage_module.leads_to, id="plain"),
-    pytest.param(
-        getattr(native, "leads_to", None),
-        id="compiled",
-        marks=pytest.mark.skipif(native is None, reason="the compiled kernel was not built"),
-    ),
-]
-SIZES = [
-    pytest.param(storage_module.size_of, id="plain"),
-    pytest.param(
-        getattr(native, "size_of", None),
-        id="compiled",
-        marks=pytest.mark.skipif(native is None, reason="the compiled kernel was not built"),
-    ),
-]
 
 
-BEGINNINGS = [
-    pytest.param(storage_module.begin_writing, id="plain"),
-    pytest.param(
-        getattr(native, "begin_writing", None),
-        id="compiled",
-        marks=pytest.mark.skipif(native is None, reason="the compiled kernel was not built"),
-    ),
-]
+def both(name):
+    """A function of `cowdb.storage` and its twin."""
+    return [
+        pytest.param(getattr(storage_module, name), id="plain"),
+        pytest.param(
+            getattr(native, name, None),
+            id="compiled",
+            marks=pytest.mark.skipif(native is None, reason="the compiled kernel was not built"),
+        ),
+    ]
 
 
 def page_of(content, form):
@@ -226,7 +212,7 @@ def test_a_storage_that_a_signals_handler_closes_writes_into_no_other_file(
     os.close(fd)
 
 
-@pytest.mark.parametrize("size_of", SIZES)
+@pytest.mark.parametrize("size_of", both("size_of"))
 def test_the_size_of_a_file(storage, size_of):
     assert size_of(storage) == 300 * SIZE
     storage.resize(7)
@@ -299,7 +285,7 @@ def test_signals_are_answered_between_two_writes_and_the_pages_are_whole(storage
     assert [reads(storage, number) for number in range(2, 60)] == [b"%d" % (199 + number) for number in range(2, 60)]
 
 
-@pytest.mark.parametrize("begin_writing", BEGINNINGS)
+@pytest.mark.parametrize("begin_writing", both("begin_writing"))
 def test_asking_the_disk_to_begin_changes_nothing_and_never_fails(storage, begin_writing):
     """It is a hint: whatever becomes of it, the flush tells."""
     storage.write(5 * SIZE, [b"five".ljust(SIZE, b".")])
@@ -386,7 +372,7 @@ def storage_of(path):
     return storage_module.FileStorage(path, os.O_RDWR, 0, read_only=False)
 
 
-@pytest.mark.parametrize("leads_to", LEADS)
+@pytest.mark.parametrize("leads_to", both("leads_to"))
 def test_a_path_leads_to_its_file(tmp_path, leads_to):
     path = str(tmp_path / "f")
     (tmp_path / "f").write_bytes(b"one")
@@ -413,7 +399,7 @@ def test_a_path_leads_to_its_file(tmp_path, leads_to):
         assert leads_to(path, identity) is False
 
 
-@pytest.mark.parametrize("leads_to", LEADS)
+@pytest.mark.parametrize("leads_to", both("leads_to"))
 def test_a_directory_on_the_way_is_renamed_or_becomes_a_link(tmp_path, leads_to):
     (tmp_path / "here").mkdir()
     path = str(tmp_path / "here" / "f")
@@ -431,7 +417,7 @@ def test_a_directory_on_the_way_is_renamed_or_becomes_a_link(tmp_path, leads_to)
         assert leads_to(path, identity) is False
 
 
-@pytest.mark.parametrize("leads_to", LEADS)
+@pytest.mark.parametrize("leads_to", both("leads_to"))
 @pytest.mark.skipif(sys.platform != "linux", reason="the coarse clock and the times that are looked for are Linux's")
 def test_a_look_where_a_path_leads_leaves_the_times_of_the_file_coarse(tmp_path, leads_to):
     """Since Linux 6.13, who has seen them makes the next write change the inode, which a flush may have to write."""
@@ -455,7 +441,7 @@ def test_a_look_where_a_path_leads_leaves_the_times_of_the_file_coarse(tmp_path,
     assert any(kept)
 
 
-@pytest.mark.parametrize("leads_to", LEADS)
+@pytest.mark.parametrize("leads_to", both("leads_to"))
 def test_a_path_that_cannot_be_looked_at(tmp_path, leads_to):
     (tmp_path / "f").write_bytes(b"one")
     with contextlib.closing(storage_of(str(tmp_path / "f"))) as storage:

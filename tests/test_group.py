@@ -26,6 +26,7 @@ import cowdb
 from cowdb import database as database_module
 from cowdb import group as group_module
 from cowdb import meta as meta_page
+from cowdb import pager as pager_module
 from cowdb.errors import PoisonedError
 from cowdb.stats import Counters
 from cowdb.testing import CrashDisk, FaultyDisk, FlushBegin, FlushEnd, Write
@@ -144,6 +145,20 @@ def test_all_that_is_sealed_during_a_flush_shares_the_next_one(db, brake, member
     assert db.stats().flushes - before == 2
     assert db.stats().commits == 2 + members
     assert everything(db).keys() == {b"first", b"leader", *(b"%d" % number for number in range(members))}
+
+
+def test_the_disk_begins_early_for_one_and_not_for_a_group(db, brake, monkeypatch):
+    """To ask takes the interpreter's lock, for which the others of a group wait."""
+    asked = []
+    monkeypatch.setattr(pager_module, "begin_writing", lambda *_, **options: asked.append(options))
+    jobs = [held(db, brake)]
+    assert asked == [{"little": True}]
+    jobs += [putting(db, b"%d" % number) for number in range(5)]
+    waiting(db, 5)
+    brake.release()
+    for job in jobs:
+        job.outcome()
+    assert len(asked) == 1
 
 
 def test_the_group_writes_one_meta_that_of_its_newest_member(db, disk, brake):
